@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Short names for the scripts; none of them needs make.
+
+.PHONY: check demo format update-golden mutation setup clean
+
+check: ## the one gate: format, lint, types, tests, coverage
+	./test
+
+demo: ## check this machine and a captured one
+	./demo
+
+setup: ## .venv with all that the gate needs
+	tools/setup.sh dev
+
+format: setup ## put the code into the one form
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+update-golden: setup ## write the expected output anew; read the diff
+	.venv/bin/pytest -n auto --update-golden
+
+mutation: setup ## does a test notice every change of the decoding and grouping modules?
+	PATH="$(CURDIR)/.venv/bin:$$PATH" python tools/mutation.py
+
+clean: ## remove all that the above has made
+	rm -rf .venv .cache mutants build dist
+	find iommud tests tools -name __pycache__ -type d -exec rm -rf {} +
