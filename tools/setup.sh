@@ -36,6 +36,10 @@ find_python() {
     return 1
 }
 
+python_here() {
+    command -v python3 >/dev/null && python3 --version || echo none
+}
+
 apt_install() {
     command -v apt-get >/dev/null || return 1
     if [ "$(id -u)" -eq 0 ]; then
@@ -49,7 +53,10 @@ apt_install() {
     say "apt installs $*"
     $as_root apt-get -qq update >&2 || say "apt-get update failed, going on with the package lists that are here"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 \
-        install --yes --no-install-recommends "$@" >&2
+        install --yes --no-install-recommends "$@" >.cache/apt.log 2>&1 || {
+        cat .cache/apt.log >&2
+        return 1
+    }
 }
 
 need_python() {
@@ -58,7 +65,7 @@ need_python() {
     apt_install python3 python3-venv ca-certificates || true
     PYTHON=/usr/bin/python3
     python=$(find_python) || die "no Python >= 3.11 with its venv module" \
-        "(Debian 12 and later: apt-get install python3 python3-venv; found: $(python3 --version 2>&1 || true))"
+        "(Debian 12 and later: apt-get install python3 python3-venv; found: $(python_here))"
 }
 
 # The oracles of some tests: lspci for config space, iasl for firmware tables.
