@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IORT: how requester IDs of PCI root complexes become stream IDs of Arm SMMUs.
+
+Source: Arm I/O Remapping Table, DEN 0049E; read by the kernel in drivers/acpi/arm64/iort.c.
+"""
+
+import enum
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from iommud.firmware.acpi import Problems, Structure, read_table, structures
+
+_TABLE_LENGTH: Final = 48
+_COUNT_AT: Final = 36
+_COUNT_AND_OFFSET: Final = struct.Struct("<II")
+_NODE_HEADER: Final = struct.Struct("<BH")
+_NODE: Final = struct.Struct("<BHBIII")
+_MAPPING: Final = struct.Struct("<IIIII")
+_SEGMENT_AT: Final = 28
+_SEGMENT: Final = struct.Struct("<I")
+_SINGLE_MAPPING: Final = 0x1
+
+
+class NodeKind(enum.IntEnum):
+    """Node types (DEN 0049E, table 3)."""
+
+    ITS_GROUP = 0
+    NAMED_COMPONENT = 1
+    ROOT_COMPLEX = 2
+    SMMU = 3
+    SMMU_V3 = 4
+    PMCG = 5
+    RMR = 6
+
+
+_KINDS: Final = {int(kind): kind for kind in NodeKind}
+_IOMMU_KINDS: Final = frozenset({NodeKind.SMMU, NodeKind.SMMU_V3})
+_SINGLE_ALLOWED: Final = frozenset({NodeKind.NAMED_COMPONENT, NodeKind.ROOT_COMPLEX})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMapping:
+    """`count` IDs from `input_base` on become as many from `output_base` on, at the node at `output_offset`.
+
+    `output` is that node's kind, None where no known node starts there. A `single` mapping takes any input.
+    """
+
+    input_base: int
+    count: int
+    output_base: int
+    output_offset: int
+    output: NodeKind | None
+    single: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IortNode:
+    """One node with its ID mappings; `kind` None: a type later than this reader."""
+
+    offset: int
+    kind: NodeKind | None
+    mappings: tuple[IdMapping, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmmuStream:
+    """Where a requester ID ends: the kind and node offset of the SMMU, and the stream ID there."""
+
+    smmu: NodeKind
+    smmu_offset: int
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootComplex:
+    """A PCI root complex: the segment it stands for, and its ID mappings in table order."""
+
+    segment: int
+    offset: int
+    mappings: tuple[IdMapping, ...]
+    nodes: Mapping[int, IortNode] = field(repr=False, compare=False)
+
+    def smmu_stream(self, rid: int) -> SmmuStream | None:
+        """Follows the mappings as iort_node_map_id() does; None: the requests of `rid` bypass every SMMU."""
+        place: tuple[int, int] | None = (self.offset, rid)
+        seen: set[int] = set()
+        while place is not None:
+            offset, identifier = place
+            node = self.nodes.get(offset)
+            if node is None or offset in seen:
+                return None
+            if node.kind in _IOMMU_KINDS:
+                return SmmuStream(smmu=node.kind, smmu_offset=offset, stream_id=identifier)
+            seen.add(offset)
+            place = _mapped(node, identifier)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iort:
+    """All nodes, and those of them that are root complexes, in table order."""
+
+    nodes: tuple[IortNode, ...]
+    root_complexes: tuple[RootComplex, ...]
+    problems: tuple[str, ...]
+
+    def root_complex(self, segment: int) -> RootComplex | None:
+        """The node that stands for a segment: the first, as iort_scan_node() stops there."""
+        return next((item for item in self.root_complexes if item.segment == segment), None)
+
+
+def _mapped(node: IortNode, identifier: int) -> tuple[int, int] | None:
+    """Offset of the next node and the ID there; None: no mapping holds the ID."""
+    # iort_node_map_id(): a null reference in the first mapping makes the kernel disbelieve all of them.
+    if not node.mappings or node.mappings[0].output_offset == 0:
+        return None
+    at_range_end: tuple[int, int] | None = None
+    for mapping in node.mappings:
+        if mapping.single:
+            if node.kind in _SINGLE_ALLOWED:
+                return mapping.output_offset, mapping.output_base
+            continue
+        place = identifier - mapping.input_base
+        # iort_id_map(): tables that store the count itself, not count - 1, make ranges overlap by one ID;
+        # a match at the end of a range yields to a range that begins with that ID.
+        if not 0 <= place < mapping.count or (at_range_end is not None and place != 0):
+            continue
+        found = mapping.output_offset, (mapping.output_base + place) & 0xFFFFFFFF
+        if place == 0 or place < mapping.count - 1:
+            return found
+        at_range_end = found
+    return at_range_end
+
+
+def parse_iort(data: bytes) -> Iort:
+    """Reads an IORT table; any bytes give a result."""
+    table = read_table(data, "IORT")
+    problems = Problems("IORT")
+    found = _structures(table.data, problems)
+    kinds = {item.offset: _KINDS.get(item.kind) for item in found}
+    # Honest mappings do not share bytes, so the table's size bounds their number.
+    budget = len(table.data) // _MAPPING.size
+    nodes: dict[int, IortNode] = {}
+    for item in found:
+        mappings = _mappings(table.data, item, kinds, budget, problems)
+        budget -= len(mappings)
+        nodes[item.offset] = IortNode(offset=item.offset, kind=kinds[item.offset], mappings=mappings)
+    _name_loops(nodes, problems)
+    roots = [_root_complex(item, nodes, problems) for item in found if item.kind == NodeKind.ROOT_COMPLEX]
+    return Iort(
+        nodes=tuple(nodes.values()),
+        root_complexes=tuple(root for root in roots if root is not None),
+        problems=table.problems + problems.listed(),
+    )
+
+
+def _structures(data: bytes, problems: Problems) -> list[Structure]:
+    if len(data) < _TABLE_LENGTH:
+        if data:
+            problems.add(f"only {len(data)} bytes, the fixed part needs {_TABLE_LENGTH}")
+        return []
+    count, offset = _COUNT_AND_OFFSET.unpack_from(data, _COUNT_AT)
+    walk = structures(data, offset, _NODE_HEADER, _NODE.size, problems)
+    found = [item for _, item in zip(range(count), walk, strict=False)]
+    if len(found) < count:
+        problems.add(f"{count} nodes announced, {len(found)} found")
+    return [item for item in found if len(item.data) >= _NODE.size]
+
+
+def _root_complex(item: Structure, nodes: Mapping[int, IortNode], problems: Problems) -> RootComplex | None:
+    if len(item.data) < _SEGMENT_AT + _SEGMENT.size:
+        problems.add(f"root complex node at {item.offset:#x} is too short ({len(item.data)} bytes)")
+        return None
+    segment = _SEGMENT.unpack_from(item.data, _SEGMENT_AT)[0]
+    return RootComplex(segment=segment, offset=item.offset, mappings=nodes[item.offset].mappings, nodes=nodes)
+
+
+def _mappings(
+    data: bytes, item: Structure, kinds: Mapping[int, NodeKind | None], budget: int, problems: Problems
+) -> tuple[IdMapping, ...]:
+    *_, count, relative = _NODE.unpack_from(item.data)
+    if not count or not relative:
+        return ()
+    start = item.offset + relative
+    at_hand = min(count, budget, max(0, len(data) - start) // _MAPPING.size)
+    if at_hand < count:
+        problems.add(f"node at {item.offset:#x} announces {count} ID mappings, {at_hand} are there")
+    offsets = range(start, start + at_hand * _MAPPING.size, _MAPPING.size)
+    return tuple(_mapping(data, offset, kinds, problems) for offset in offsets)
+
+
+def _mapping(data: bytes, offset: int, kinds: Mapping[int, NodeKind | None], problems: Problems) -> IdMapping:
+    input_base, count, output_base, output_offset, flags = _MAPPING.unpack_from(data, offset)
+    if output_offset not in kinds:
+        problems.add(f"ID mapping at {offset:#x} refers to {output_offset:#x}, where no node starts")
+    return IdMapping(
+        input_base=input_base,
+        count=count + 1,
+        output_base=output_base,
+        output_offset=output_offset,
+        output=kinds.get(output_offset),
+        single=bool(flags & _SINGLE_MAPPING),
+    )
+
+
+def _name_loops(nodes: Mapping[int, IortNode], problems: Problems) -> None:
+    """Names the nodes whose references lead into a loop: what is left when all that ends is peeled off."""
+    targets = {
+        offset: {m.output_offset for m in node.mappings} & nodes.keys() for offset, node in nodes.items()
+    }
+    sources: dict[int, list[int]] = {offset: [] for offset in nodes}
+    for offset, following in targets.items():
+        for target in following:
+            sources[target].append(offset)
+    ready = [offset for offset, following in targets.items() if not following]
+    while ready:
+        ended = ready.pop()
+        del targets[ended]
+        for source in sources[ended]:
+            targets[source].discard(ended)
+            if not targets[source]:
+                ready.append(source)
+    for offset in targets:
+        problems.add(f"the references of the node at {offset:#x} lead into a loop")
