@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iommud.firmware.iort import IdMapping, Iort, NodeKind, SmmuStream, parse_iort
+from tests.firmware.builders import acpi, damaged, fixture
+
+NAMED, ROOT, SMMU, SMMU_V3, PMCG = 1, 2, 3, 4, 5
+FIRST = 48
+
+
+def id_map(first: int, count: int, output_base: int, output: int, *, single: bool = False) -> bytes:
+    """One mapping; `count` is stored as the table wants it, less one."""
+    return struct.pack("<IIIII", first, count - 1, output_base, output, int(single))
+
+
+def node(
+    kind: int, *mappings: bytes, segment: int = 0, count: int | None = None, at: int | None = None
+) -> bytes:
+    """A node of 36 bytes before its mappings, whatever its kind."""
+    content = b"".join(mappings)
+    count = len(mappings) if count is None else count
+    head = struct.pack(
+        "<BHBIII", kind, 36 + len(content), 0, 0, count, (36 if content else 0) if at is None else at
+    )
+    return head + bytes(12) + struct.pack("<II", segment, 0) + content
+
+
+def iort(*nodes: bytes, count: int | None = None, offset: int = FIRST) -> bytes:
+    head = struct.pack("<III", len(nodes) if count is None else count, offset, 0)
+    return acpi("IORT", head + b"".join(nodes))
+
+
+def stream(found: Iort, rid: int) -> SmmuStream | None:
+    return found.root_complexes[0].smmu_stream(rid)
+
+
+def test_a_real_table_leads_requester_ids_to_the_smmu_and_the_rest_to_interrupts() -> None:
+    found = parse_iort(fixture("iort-smmuv3.aml"))
+
+    assert found.problems == ()
+    assert [item.kind for item in found.nodes] == [
+        NodeKind.ITS_GROUP,
+        NodeKind.SMMU_V3,
+        NodeKind.ROOT_COMPLEX,
+    ]
+    (root,) = found.root_complexes
+    assert root.segment == 0
+    assert root.mappings == (
+        IdMapping(
+            input_base=0, count=0x301, output_base=0, output_offset=72, output=NodeKind.SMMU_V3, single=False
+        ),
+        IdMapping(
+            input_base=0x300,
+            count=0xFD00,
+            output_base=0x300,
+            output_offset=48,
+            output=NodeKind.ITS_GROUP,
+            single=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rid", "expected"),
+    [
+        pytest.param(0, 0, id="first"),
+        pytest.param(0x2FF, 0x2FF, id="last that both readings of the count give to the SMMU"),
+        pytest.param(0x300, None, id="end of one range and start of the next: the next one has it"),
+        pytest.param(0xFFFF, None, id="interrupts only"),
+    ],
+)
+def test_a_real_table_resolves_an_overlap_by_one_as_the_kernel_does(rid: int, expected: int | None) -> None:
+    found = stream(parse_iort(fixture("iort-smmuv3.aml")), rid)
+
+    assert (None if found is None else found.stream_id) == expected
+
+
+def test_a_real_table_without_smmu_gives_no_stream() -> None:
+    found = parse_iort(fixture("iort-its-only.aml"))
+
+    assert found.problems == ()
+    assert [stream(found, rid) for rid in (0, 0x100, 0xFFFF)] == [None, None, None]
+
+
+@pytest.mark.parametrize("kind", [SMMU, SMMU_V3])
+def test_both_kinds_of_smmu_end_the_way(kind: int) -> None:
+    found = parse_iort(iort(node(kind), node(ROOT, id_map(0x100, 0x100, 0x4100, FIRST))))
+
+    assert stream(found, 0x123) == SmmuStream(smmu=NodeKind(kind), smmu_offset=FIRST, stream_id=0x4123)
+    assert [stream(found, rid) for rid in (0xFF, 0x200)] == [None, None]
+
+
+def test_an_id_is_mapped_again_at_each_node_on_the_way() -> None:
+    between = node(NAMED, id_map(0x1000, 0x1000, 0x70000, FIRST))
+    root = node(ROOT, id_map(0, 0x1000, 0x1000, FIRST + 36))
+
+    found = stream(parse_iort(iort(node(SMMU_V3), between, root)), 0x18)
+
+    assert found is not None
+    assert found.stream_id == 0x70018
+
+
+def test_the_last_id_of_a_range_belongs_to_it_where_no_other_claims_it() -> None:
+    found = parse_iort(
+        iort(node(SMMU_V3), node(ROOT, id_map(0, 0x100, 0, FIRST), id_map(0x200, 8, 0, FIRST)))
+    )
+
+    result = stream(found, 0xFF)
+
+    assert result is not None
+    assert result.stream_id == 0xFF
+
+
+def test_a_later_range_that_only_holds_the_end_of_an_earlier_one_does_not_take_it() -> None:
+    root = node(ROOT, id_map(0, 0x100, 0x1000, FIRST), id_map(0x80, 0x100, 0x2000, FIRST))
+
+    result = stream(parse_iort(iort(node(SMMU_V3), root)), 0xFF)
+
+    assert result is not None
+    assert result.stream_id == 0x10FF
+
+
+def test_a_range_of_one_id_needs_no_second_look() -> None:
+    root = node(ROOT, id_map(8, 1, 0x1000, FIRST), id_map(8, 1, 0x2000, FIRST))
+
+    result = stream(parse_iort(iort(node(SMMU_V3), root)), 8)
+
+    assert result is not None
+    assert result.stream_id == 0x1000
+
+
+def test_a_single_mapping_of_a_root_complex_takes_any_id() -> None:
+    found = parse_iort(iort(node(SMMU), node(ROOT, id_map(0, 1, 0x77, FIRST, single=True))))
+
+    assert [stream(found, rid) for rid in (0, 0xFFFF)] == [
+        SmmuStream(smmu=NodeKind.SMMU, smmu_offset=FIRST, stream_id=0x77)
+    ] * 2
+
+
+def test_a_single_mapping_of_another_node_is_skipped() -> None:
+    between = node(PMCG, id_map(0, 1, 0x77, FIRST, single=True), id_map(0, 0x10000, 0, FIRST))
+    root = node(ROOT, id_map(0, 0x10000, 0, FIRST + 36))
+
+    result = stream(parse_iort(iort(node(SMMU_V3), between, root)), 5)
+
+    assert result is not None
+    assert result.stream_id == 5
+
+
+def test_an_output_id_stays_within_32_bits() -> None:
+    result = stream(parse_iort(iort(node(SMMU_V3), node(ROOT, id_map(0, 0x100, 0xFFFFFFFF, FIRST)))), 1)
+
+    assert result is not None
+    assert result.stream_id == 0
+
+
+def test_the_first_root_complex_of_a_segment_stands_for_it() -> None:
+    first, second = node(ROOT, segment=3), node(ROOT, segment=3)
+
+    found = parse_iort(iort(node(SMMU_V3), first, second, node(ROOT, segment=4)))
+
+    named = found.root_complex(3)
+    assert named is not None
+    assert named.offset == FIRST + 36
+    assert found.root_complex(5) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        pytest.param(0x20, "ID mapping at 0x54 refers to 0x20, where no node starts", id="into the header"),
+        pytest.param(0xFFFF, "ID mapping at 0x54 refers to 0xffff, where no node starts", id="past the end"),
+        pytest.param(0, "ID mapping at 0x54 refers to 0x0, where no node starts", id="null"),
+    ],
+)
+def test_a_dangling_reference_is_named_and_leads_nowhere(target: int, problem: str) -> None:
+    found = parse_iort(iort(node(ROOT, id_map(0, 0x100, 0, target))))
+
+    assert found.problems == (f"IORT: {problem}",)
+    assert found.root_complexes[0].mappings[0].output is None
+    assert stream(found, 8) is None
+
+
+def test_a_null_reference_in_the_first_mapping_spoils_the_others() -> None:
+    root = node(ROOT, id_map(0, 8, 0, 0), id_map(8, 0x100, 0, FIRST))
+
+    assert stream(parse_iort(iort(node(SMMU_V3), root)), 0x10) is None
+
+
+def test_a_loop_is_named_and_left() -> None:
+    second = FIRST + 36 + 20
+    nodes = (
+        node(ROOT, id_map(0, 0x100, 0, second)),
+        node(NAMED, id_map(0, 0x100, 0, FIRST)),
+        node(ROOT, id_map(0, 0x100, 0, second), segment=1),
+        node(SMMU_V3),
+    )
+
+    found = parse_iort(iort(*nodes))
+
+    assert [item.smmu_stream(1) for item in found.root_complexes] == [None, None]
+    assert found.problems == tuple(
+        f"IORT: the references of the node at {offset:#x} lead into a loop"
+        for offset in (FIRST, second, second + 56)
+    )
+
+
+def test_nodes_that_share_a_target_are_no_loop() -> None:
+    smmu, between = FIRST + 36, FIRST + 36 + 56
+    nodes = (
+        node(0),
+        node(SMMU_V3, id_map(0, 8, 0, FIRST)),
+        node(NAMED, id_map(0, 8, 0, smmu), id_map(8, 8, 0, FIRST)),
+        node(ROOT, id_map(0, 8, 0, smmu), id_map(8, 8, 0, between)),
+        node(ROOT, id_map(0, 8, 0, between), id_map(8, 8, 0, smmu), segment=1),
+    )
+
+    assert parse_iort(iort(*nodes)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        pytest.param(acpi("IORT", bytes(4)), "only 40 bytes, the fixed part needs 48", id="fixed part cut"),
+        pytest.param(iort(node(ROOT), count=7), "7 nodes announced, 1 found", id="count"),
+        pytest.param(iort(node(ROOT), offset=0x1000), "1 nodes announced, 0 found", id="offset"),
+        pytest.param(iort(bytes(16)), "structure at 0x30 has length 0", id="length 0"),
+        pytest.param(
+            iort(struct.pack("<BHBIII", 2, 16, 0, 0, 0, 0)),
+            "root complex node at 0x30 is too short (16 bytes)",
+            id="root complex",
+        ),
+        pytest.param(
+            iort(node(ROOT, id_map(0, 8, 0, FIRST), count=0xFFFFFFFF)),
+            "node at 0x30 announces 4294967295 ID mappings, 1 are there",
+            id="mapping count",
+        ),
+        pytest.param(
+            iort(node(ROOT, count=1, at=0xFFFFFFFF)),
+            "node at 0x30 announces 1 ID mappings, 0 are there",
+            id="mapping offset",
+        ),
+    ],
+)
+def test_a_broken_table_is_named(data: bytes, problem: str) -> None:
+    assert f"IORT: {problem}" in parse_iort(data).problems
+
+
+def test_a_node_cut_within_its_header_is_left_out() -> None:
+    found = parse_iort(iort(node(SMMU_V3), node(ROOT)[:10]))
+
+    assert [item.kind for item in found.nodes] == [NodeKind.SMMU_V3]
+
+
+def test_a_node_of_a_later_type_is_kept_without_a_kind() -> None:
+    found = parse_iort(iort(node(0x20), node(ROOT, id_map(0, 0x100, 0, FIRST))))
+
+    assert [item.kind for item in found.nodes] == [None, NodeKind.ROOT_COMPLEX]
+    assert stream(found, 8) is None
+
+
+def test_another_table_gives_no_nodes() -> None:
+    found = parse_iort(acpi("FACP", bytes(40)))
+
+    assert (found.nodes, found.problems) == ((), ("IORT: signature is b'FACP'",))
+
+
+def test_nodes_that_share_their_mappings_cannot_multiply_them() -> None:
+    crowd = [node(NAMED, count=50, at=36) for _ in range(50)]
+
+    found = parse_iort(iort(*crowd))
+
+    assert sum(len(item.mappings) for item in found.nodes) <= len(iort(*crowd)) // 20
+
+
+@given(
+    st.binary(max_size=300)
+    | damaged(fixture("iort-smmuv3.aml"))
+    | st.binary(max_size=300).map(lambda body: iort(body, count=0xFFFFFFFF)),
+    st.integers(0, 0xFFFF),
+)
+def test_any_bytes_give_a_result_no_larger_than_they_are(data: bytes, rid: int) -> None:
+    found = parse_iort(data)
+
+    assert 16 * len(found.nodes) <= len(data)
+    for root in found.root_complexes:
+        root.smmu_stream(rid)
