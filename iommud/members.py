@@ -127,14 +127,14 @@ class Collector:
     def add(self, member: Member, stream: TarStream) -> None:
         """Keep a member if iommud reads it. Raises ArchiveError if the archive is to be refused for it."""
         if member.kind is Kind.DIRECTORY:
-            place = self._place(member.name)
+            place = self._place(member.name, member.name)
             if place.names is not None:
                 self._directory(place.components)
             return
         parent, slash, name = member.name.rpartition("/")
-        place = self._place(parent + slash)
+        place = self._place(parent + slash, member.name)
         if len(member.name) > self._limits.path or name in {"", ".", ".."} or not name.isprintable():
-            _components(member.name, self._limits)
+            _components(member.name, self._limits, member.name)
             raise ArchiveError("no file can have this name", path=member.name)
         if member.kind is Kind.HARD_LINK:
             self._hard_link(place, name, member)
@@ -146,10 +146,10 @@ class Collector:
         elif member.kind is Kind.FILE and name in place.names:
             self._put(place, name, self._file(stream.content()))
 
-    def _place(self, path: str) -> _Place:
+    def _place(self, path: str, blamed: str) -> _Place:
         place = self._places.get(path)
         if place is None:
-            components = _components(path, self._limits)
+            components = _components(path, self._limits, blamed)
             place = _Place(components, _names_below_any_root(components))
             if len(self._places) == _REMEMBERED:
                 self._places.clear()
@@ -159,9 +159,7 @@ class Collector:
     def _put(self, place: _Place, name: str, node: bytes | Padded | str) -> None:
         directory = self._directory(place.components)
         if isinstance(directory.get(name), dict):
-            raise ArchiveError(
-                "a directory, and then something else", path="/".join((*place.components, name))
-            )
+            raise ArchiveError("a directory, and then something else", path="/".join((*place.components, name)))
         self._charge(_ENTRY_COST + (0 if name in _SHARED_NAMES else sys.getsizeof(name)))
         directory[_SHARED_NAMES.get(name, name)] = node
 
@@ -173,14 +171,12 @@ class Collector:
                 self._charge(_DIRECTORY_COST + sys.getsizeof(name))
                 below = directory[name] = {}
             if not isinstance(below, dict):
-                raise ArchiveError(
-                    "a file or a link, and then a directory", path="/".join(components[:depth])
-                )
+                raise ArchiveError("a file or a link, and then a directory", path="/".join(components[:depth]))
             directory = below
         return directory
 
     def _hard_link(self, place: _Place, name: str, member: Member) -> None:
-        target = _components(member.target, self._limits)
+        target = _components(member.target, self._limits, member.target)
         if place.names is None or name not in place.names:
             return
         node = node_at(self.root, target)
@@ -209,17 +205,18 @@ class Collector:
 _SHARED_NAMES = {name: name for name in ATTRIBUTES}
 
 
-def _components(path: str, limits: Limits) -> tuple[str, ...]:
+def _components(path: str, limits: Limits, blamed: str) -> tuple[str, ...]:
     """The components of a name in an archive. Raises ArchiveError unless it stays below the root."""
     components = tuple(name for name in path.split("/") if name not in {"", "."})
     if path.startswith("/"):
-        raise ArchiveError("an absolute name", path=path)
+        raise ArchiveError("an absolute name", path=blamed)
     if ".." in components:
-        raise ArchiveError("a name with ..", path=path)
+        raise ArchiveError("a name with ..", path=blamed)
     if not path.isprintable():
-        raise ArchiveError("a name with control characters", path=path)
+        raise ArchiveError("a name with control characters", path=blamed)
     if len(path) > limits.path or len(components) > limits.depth:
-        raise ArchiveError(f"a name of {len(path)} characters, {len(components)} directories deep", path=path)
+        problem = f"a name of {len(path)} characters, {len(components)} directories deep"
+        raise ArchiveError(problem, path=blamed)
     return components
 
 

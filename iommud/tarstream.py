@@ -229,9 +229,7 @@ def _text(name: bytes) -> str:
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
-        raise ArchiveError(
-            "a name that is not UTF-8", path=name.decode("utf-8", "backslashreplace")
-        ) from None
+        raise ArchiveError("a name that is not UTF-8", path=name.decode("utf-8", "backslashreplace")) from None
 
 
 def _name(header: bytes) -> str:

@@ -92,7 +92,7 @@ def _cut(data: bytes, stored: int, problems: Problems) -> bytes:
     return kept
 
 
-def structures(  # noqa: PLR0913 - a walk needs its bytes, its bounds, its layout, and where to put faults
+def structures(
     data: bytes, start: int, layout: struct.Struct, minimum: int, problems: Problems, *, base: int = 0
 ) -> Iterator[Structure]:
     """Yields the structures that follow each other from `start` to the end of `data`.
@@ -107,9 +107,7 @@ def structures(  # noqa: PLR0913 - a walk needs its bytes, its bounds, its layou
             problems.add(f"structure at {base + offset:#x} has length {length}")
             return
         if offset + length > len(data):
-            problems.add(
-                f"structure at {base + offset:#x} passes the end by {offset + length - len(data)} bytes"
-            )
+            problems.add(f"structure at {base + offset:#x} passes the end by {offset + length - len(data)} bytes")
         yield Structure(kind=kind, offset=base + offset, data=data[offset : offset + length])
         offset += length
     if offset < len(data):

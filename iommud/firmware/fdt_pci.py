@@ -171,9 +171,7 @@ def _map_problems(node: Node, raw: bytes, mask: int | None, targets: Mapping[int
     return problems.listed()
 
 
-def _name_entry_problems(
-    entry: IommuMapEntry, mask: int | None, target: Node | None, problems: Problems
-) -> None:
+def _name_entry_problems(entry: IommuMapEntry, mask: int | None, target: Node | None, problems: Problems) -> None:
     if target is None:
         problems.add(f"refers to phandle {entry.phandle:#x}, which no node has")
     elif target.u32("#iommu-cells") not in (None, 1):

@@ -207,9 +207,7 @@ def _mapping(data: bytes, offset: int, kinds: Mapping[int, NodeKind | None], pro
 
 def _name_loops(nodes: Mapping[int, IortNode], problems: Problems) -> None:
     """Names the nodes whose references lead into a loop: what is left when all that ends is peeled off."""
-    targets = {
-        offset: {m.output_offset for m in node.mappings} & nodes.keys() for offset, node in nodes.items()
-    }
+    targets = {offset: {m.output_offset for m in node.mappings} & nodes.keys() for offset, node in nodes.items()}
     sources: dict[int, list[int]] = {offset: [] for offset in nodes}
     for offset, following in targets.items():
         for target in following:

@@ -170,9 +170,7 @@ def read_entries(block: Structure, start: int, segment: int, problems: Problems)
         reader.count(entry)
     if reader.range_open:
         problems.add(f"IVHD at {block.offset:#x} ends within a range")
-    return IvhdEntries(
-        covered=tuple(reader.covered), aliases=tuple(reader.aliases), highest_rid=reader.highest_rid
-    )
+    return IvhdEntries(covered=tuple(reader.covered), aliases=tuple(reader.aliases), highest_rid=reader.highest_rid)
 
 
 def _entries(block: Structure, start: int, problems: Problems) -> Iterator[Structure]:

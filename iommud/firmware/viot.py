@@ -64,9 +64,7 @@ class PciRange:
 
     def endpoint(self, segment: int, rid: int) -> int:
         """The endpoint ID under which the IOMMU knows a function of the range."""
-        return (
-            ((segment - self.first_segment) << 16) + rid - self.first_rid + self.endpoint_start
-        ) & 0xFFFFFFFF
+        return (((segment - self.first_segment) << 16) + rid - self.first_rid + self.endpoint_start) & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +102,7 @@ def parse_viot(data: bytes) -> Viot:
     problems = Problems("VIOT")
     nodes = _nodes(table.data, problems)
     ranges = [_pci_range(node, table.data, problems) for node in nodes if node.kind == _TYPE_PCI_RANGE]
-    endpoints = [
-        _mmio_endpoint(node, table.data, problems) for node in nodes if node.kind == _TYPE_MMIO_ENDPOINT
-    ]
+    endpoints = [_mmio_endpoint(node, table.data, problems) for node in nodes if node.kind == _TYPE_MMIO_ENDPOINT]
     iommus = [_iommu(node) for node in nodes if node.kind in (_TYPE_IOMMU_PCI, _TYPE_IOMMU_MMIO)]
     return Viot(
         pci_ranges=tuple(item for item in ranges if item is not None),

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Python interface: read a machine, check it, get a Report."""
+
+from __future__ import annotations
+
+from iommud.archive import open_source
+from iommud.kernel import Kernel
+from iommud.snapshot import Snapshot
+from iommud.sysfs import take_snapshot
+
+
+def read_sysfs(
+    source: str | None = None,
+    *,
+    sysfs: str = "/sys",
+    procfs: str = "/proc",
+    kernel: Kernel | None = None,
+    wake: bool = False,
+    thorough: bool = False,
+) -> Snapshot:
+    """Read a machine into a Snapshot.
+
+    ``source`` is None for this machine (``sysfs`` and ``procfs`` say where), a directory, an archive, or ``-`` for an
+    archive on standard input. ``kernel`` overrides the kernel that the machine names. ``wake`` reads the config space
+    of sleeping functions, which wakes them. ``thorough`` reads ACS registers also where no verdict needs them.
+
+    Raises SourceError if the source cannot be read or holds no PCI bus.
+    """
+    tree = open_source(source, sysfs=sysfs, procfs=procfs)
+    return take_snapshot(tree, kernel=kernel, wake=wake, thorough=thorough)

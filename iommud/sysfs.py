@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Read a machine, live or captured, into a Snapshot: the only reader of sysfs and procfs.
+
+Reading is frugal. Identity comes from ``uevent``, one file for five attributes; config space is read dword by
+dword and only where the plan asks for it; nothing that sleeps is touched unless the caller insists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from iommud.address import Address
+from iommud.consistency import contradictions
+from iommud.files import Tree
+from iommud.functions import FunctionReader
+from iommud.kernel import Kernel, identify
+from iommud.model.quirks import Quirks
+from iommud.model.topology import BusId
+from iommud.plan import plan_reads
+from iommud.power import Sleep
+from iommud.snapshot import Complaint, Contradiction, IommuGroup, PciFunction, Snapshot
+
+_DEVICES = "sys/bus/pci/devices"
+_GROUPS = "sys/kernel/iommu_groups"
+_IOMMUS = "sys/class/iommu"
+_TABLES = "sys/firmware/acpi/tables"
+_READ_TABLES = ("DMAR", "IORT", "IVRS", "VIOT")
+_TABLE_LIMIT = 1 << 20
+
+
+def take_snapshot(tree: Tree, *, kernel: Kernel | None = None, wake: bool = False, thorough: bool = False) -> Snapshot:
+    """Take a snapshot of a machine.
+
+    ``kernel`` overrides the kernel found, ``wake`` reads sleeping functions too, ``thorough`` reads registers
+    that people want to see although no verdict needs them.
+    """
+    release = tree.text("proc/sys/kernel/osrelease")
+    version_line = tree.text("proc/version")
+    found = kernel or identify(release, version_line)
+    reader = FunctionReader(tree)
+    functions, vanished = _identities(tree, reader)
+    planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
+    sleep = Sleep(tree, reader.paths, wake=wake)
+    functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
+    functions = _with_link_attributes(functions, reader, live=tree.live)
+    groups = _groups(tree)
+    return Snapshot(
+        source=tree.name,
+        functions=tuple(functions),
+        groups=groups or {},
+        groups_listed=groups is not None,
+        iommus=_iommus(tree),
+        kernel_release=release,
+        kernel_version=version_line,
+        cmdline=tree.text("proc/cmdline"),
+        tables=_tables(tree),
+        table_names=_table_names(tree),
+        device_tree=tree.read("sys/firmware/fdt"),
+        contradictions=vanished + contradictions(functions, groups or {}, groups_listed=groups is not None),
+        config_reads=reader.config_reads,
+    )
+
+
+def _identities(tree: Tree, reader: FunctionReader) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
+    functions: list[PciFunction] = []
+    vanished: list[Contradiction] = []
+    for name in tree.list(_DEVICES) or ():
+        address = Address.from_name(name)
+        if address is None:
+            continue
+        function = reader.identity(address, f"{_DEVICES}/{name}")
+        if function is None:
+            detail = "it disappeared while the machine was read"
+            vanished.append(Contradiction(Complaint.CHANGED_WHILE_READ, (address,), detail))
+        else:
+            functions.append(function)
+    functions.sort(key=lambda one: one.address)
+    return _with_bus_numbers(functions, reader), tuple(vanished)
+
+
+def _with_bus_numbers(functions: list[PciFunction], reader: FunctionReader) -> list[PciFunction]:
+    """Read the bus numbers of bridges, and place functions whose path is not in the snapshot by them."""
+    bridges = {function.upstream for function in functions if function.upstream is not None}
+    numbered = [reader.with_bus_numbers(one) if one.is_bridge or one.address in bridges else one for one in functions]
+    below: dict[BusId, Address] = {
+        (one.address.domain, one.secondary_bus): one.address for one in numbered if one.secondary_bus
+    }
+    return [
+        replace(one, upstream=_by_number(one, below)) if one.root is None and one.upstream is None else one
+        for one in numbered
+    ]
+
+
+def _by_number(function: PciFunction, below: Mapping[BusId, Address]) -> Address | None:
+    placed = function.address if function.physfn is None else function.physfn
+    return below.get((placed.domain, placed.bus))
+
+
+def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, *, live: bool) -> list[PciFunction]:
+    """Where config space was wanted and silent, tell PCIe functions by their link attributes.
+
+    The kernel makes these for every PCIe function; a capture that has them for no function at all did not keep
+    them, and then their absence says nothing.
+    """
+    silent = {one.address for one in functions if one.config.gap is not None and one.config.is_pcie is None}
+    if not silent:
+        return functions
+    kept = live or any(reader.has_link(one.address) for one in functions)
+    return [
+        replace(one, has_link=reader.has_link(one.address) or (False if kept else None))
+        if one.address in silent
+        else one
+        for one in functions
+    ]
+
+
+def _groups(tree: Tree) -> dict[int, IommuGroup] | None:
+    names = tree.list(_GROUPS)
+    if names is None:
+        return None
+    return {int(name): _group(tree, name) for name in names if re.fullmatch(r"[0-9]{1,9}", name)}
+
+
+def _group(tree: Tree, name: str) -> IommuGroup:
+    entries = tree.list(f"{_GROUPS}/{name}/devices") or []
+    members = [(entry, Address.from_name(entry)) for entry in entries]
+    return IommuGroup(
+        number=int(name),
+        members=tuple(sorted(address for _, address in members if address is not None)),
+        others=tuple(entry for entry, address in members if address is None),
+        name=tree.text(f"{_GROUPS}/{name}/name"),
+    )
+
+
+def _iommus(tree: Tree) -> dict[str, tuple[Address, ...]] | None:
+    names = tree.list(_IOMMUS)
+    if names is None:
+        return None
+    return {name: _addresses(tree.list(f"{_IOMMUS}/{name}/devices") or ()) for name in names}
+
+
+def _addresses(names: Iterable[str]) -> tuple[Address, ...]:
+    return tuple(sorted(found for name in names if (found := Address.from_name(name)) is not None))
+
+
+def _tables(tree: Tree) -> dict[str, bytes]:
+    contents = {name: tree.read(f"{_TABLES}/{name}", _TABLE_LIMIT) for name in _READ_TABLES}
+    return {name: content for name, content in contents.items() if content}
+
+
+def _table_names(tree: Tree) -> frozenset[str] | None:
+    names = tree.list(_TABLES)
+    return None if names is None else frozenset(names)

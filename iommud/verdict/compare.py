@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compare the kernel's groups with the expected ones: splits, missing groups, merged groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from iommud.address import Address
+from iommud.model.groups import Group, canonical
+from iommud.snapshot import PciFunction
+from iommud.verdict.actual import ActualGroups
+from iommud.verdict.findings import Finding, Kind, Reason, Severity
+from iommud.verdict.reasons import Explainer, acs_text
+
+REASON_LIMIT = 12
+"""Sentences that one finding carries at most; ``explain`` tells the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What comparing needs. ``finest`` and ``coarsest`` are one partition where all facts are known."""
+
+    actual: ActualGroups
+    explainer: Explainer
+    finest: tuple[Group, ...]
+    coarsest: tuple[Group, ...]
+    ungrouped: tuple[Address, ...]
+    """Functions that should have a group and have none."""
+    cleared: Callable[[], tuple[Group, ...]]
+    """The closure as it would be with ACS control cleared."""
+    acs_before_grouping: bool | None
+
+    def findings(self) -> Iterator[Finding]:
+        """Every split, every missing group, every merged group: one finding each."""
+        for group in self.finest:
+            yield from self._split(group)
+        yield from self._ungrouped()
+        yield from self._merged()
+
+    def _split(self, expected: Group) -> Iterator[Finding]:
+        """A class of the finest closure that lies in several groups is split, whatever the unknown bytes say."""
+        numbers = self.actual.number_of
+        members = tuple(sorted(one for one in expected if one in numbers))
+        if len({numbers[one] for one in members}) < 2:
+            return
+        shared = self._shared_requester(members)
+        reasons = [shared] if shared is not None else []
+        yield Finding(
+            kind=Kind.ISOLATION_SPLIT if shared is None else Kind.ALIAS_SPLIT,
+            severity=Severity.CRITICAL,
+            devices=members,
+            groups=self.actual.of_members(members),
+            expected=(expected,),
+            reasons=(*reasons, *self._ties_between(members)),
+        )
+
+    def _shared_requester(self, members: tuple[Address, ...]) -> Reason | None:
+        """The requester ID by which two functions in different groups can use each other's mappings."""
+        functions = self.explainer.model.topology.functions
+        numbers = self.actual.number_of
+        sends: dict[Address, Address] = {}
+        for member in members:
+            for alias in self.explainer.model.aliases.of(functions[member]):
+                for other in (sends.setdefault(alias.requester_id, member), alias.taker):
+                    if other in numbers and numbers[other] != numbers[member]:
+                        return _shares(other, member, alias.requester_id)
+        return None
+
+    def _ties_between(self, members: tuple[Address, ...]) -> tuple[Reason, ...]:
+        """The ties along shortest chains from the lowest member into each other group."""
+        numbers = self.actual.number_of
+        found: dict[Reason, None] = {}
+        for number in dict.fromkeys(numbers[one] for one in members[1:]):
+            goals = [one for one in members if numbers[one] == number]
+            for tie in self.explainer.chain(members[0], goals) or ():
+                found[self.explainer.reason(tie)] = None
+        return _limited(found)
+
+    def _ungrouped(self) -> Iterator[Finding]:
+        if not self.ungrouped:
+            return
+        senders = self._senders()
+        for address in self.ungrouped:
+            yield self._one_ungrouped(address, senders)
+
+    def _senders(self) -> dict[Address, Address]:
+        """For every requester ID, a function with a group that sends under it or takes it."""
+        functions = self.explainer.model.topology.functions
+        found: dict[Address, Address] = {}
+        for address in sorted(self.actual.number_of):
+            for alias in self.explainer.model.aliases.of(functions[address]):
+                found.setdefault(alias.requester_id, address)
+        return found
+
+    def _one_ungrouped(self, address: Address, senders: dict[Address, Address]) -> Finding:
+        shared = self._partner(address, senders)
+        function = self.explainer.model.topology.functions[address]
+        bound = f"bound to {function.driver}" if function.driver else "bound to no driver"
+        reasons = [Reason(f"an IOMMU serves {address} ({bound}), yet it has no group")]
+        if shared is not None:
+            reasons.append(shared)
+        return Finding(
+            kind=Kind.UNGROUPED,
+            severity=Severity.WARNING if shared is None else Severity.CRITICAL,
+            devices=(address,),
+            expected=tuple(group for group in self.finest if address in group),
+            reasons=(*reasons, *self._ties_of(address)),
+        )
+
+    def _partner(self, address: Address, senders: dict[Address, Address]) -> Reason | None:
+        """The function with a group that shares a requester ID with this one, or takes one of its aliases."""
+        functions = self.explainer.model.topology.functions
+        for alias in self.explainer.model.aliases.of(functions[address]):
+            partner = senders.get(alias.requester_id)
+            if partner is None and alias.taker in self.actual.number_of:
+                partner = alias.taker
+            if partner is not None:
+                return _shares(address, partner, alias.requester_id)
+        for other in self._below(functions[address]):
+            for alias in self.explainer.model.aliases.of(other):
+                if alias.taker == address:
+                    return _shares(address, other.address, alias.requester_id)
+        return None
+
+    def _below(self, bridge: PciFunction) -> Iterator[PciFunction]:
+        """Functions with a group on buses below a bridge."""
+        topology = self.explainer.model.topology
+        for bus in topology.buses.values():
+            if bridge in topology.chains[bus.id]:
+                yield from (one for one in bus.functions if one.address in self.actual.number_of)
+
+    def _ties_of(self, address: Address) -> tuple[Reason, ...]:
+        """The first tie that would have given the function a group others have."""
+        goals = self.actual.number_of.keys() - {address}
+        chain = self.explainer.chain(address, goals) or ()
+        return _limited(dict.fromkeys(self.explainer.reason(tie) for tie in chain))
+
+    def _merged(self) -> Iterator[Finding]:
+        """A group that reaches across classes of the coarsest closure is merged, whatever unknown bytes say."""
+        place = {address: group for group in self.coarsest for address in group}
+        for group in self.actual.groups:
+            classes = {place[one] for one in group if one in place}
+            if len(classes) > 1:
+                yield self._one_merged(group, canonical(classes))
+
+    def _one_merged(self, group: Group, classes: tuple[Group, ...]) -> Finding:
+        late = self.acs_before_grouping is True and self._as_if_cleared(group)
+        reasons = list(self._what_separates(classes))
+        if late:
+            text = "this is the group that results while ACS control is still clear: ACS was switched on too late"
+            reasons.insert(0, Reason(text, "pci_enable_acs()"))
+        return Finding(
+            kind=Kind.MERGED,
+            severity=Severity.WARNING if late else Severity.INFO,
+            devices=tuple(sorted(group)),
+            groups=(group,),
+            expected=classes,
+            reasons=tuple(reasons),
+        )
+
+    def _as_if_cleared(self, group: Group) -> bool:
+        grouped = self.actual.number_of
+        return any(frozenset(one for one in found if one in grouped) == group for found in self.cleared())
+
+    def _what_separates(self, classes: tuple[Group, ...]) -> tuple[Reason, ...]:
+        acs = self.explainer.model.acs
+        lowest = (acs.topology.functions[min(group)] for group in classes)
+        texts = (f"{one.address} starts a group of its own: {acs_text(acs, one)}" for one in lowest)
+        return _limited(dict.fromkeys(Reason(text, "pci_acs_enabled()") for text in texts))
+
+
+def _shares(one: Address, other: Address, requester: Address) -> Reason:
+    first, second = sorted((one, other))
+    text = f"{first} and {second} share requester ID {requester}: each can use the other's mappings"
+    return Reason(text, "pci_for_each_dma_alias()")
+
+
+def _limited(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    found = tuple(reasons)
+    if len(found) <= REASON_LIMIT:
+        return found
+    return (*found[:REASON_LIMIT], Reason(f"and {len(found) - REASON_LIMIT} further reasons"))
