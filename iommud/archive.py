@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from iommud.decompress import decompressed
 from iommud.errors import ArchiveError, SourceError
@@ -25,7 +24,7 @@ from iommud.tree import DirectoryTree, LiveTree
 __all__ = ["ArchiveTree", "open_source", "read_archive"]
 
 
-class _MemoryConfig:
+class _MemoryConfig(ConfigFile):
     """A ConfigFile that an archive held."""
 
     def __init__(self, content: bytes) -> None:
@@ -39,14 +38,6 @@ class _MemoryConfig:
         return self._content[offset : offset + length]
 
     def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
         pass
 
 

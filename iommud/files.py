@@ -9,7 +9,6 @@ two calls; why it is absent is not told, since an absent fact has one meaning on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Protocol, Self
 
 from iommud.errors import SourceError
@@ -43,24 +42,27 @@ _SEARCH_LIMIT = 4096
 _NO_NAMES = frozenset({"", ".", ".."})
 
 
-class ConfigFile(Protocol):
+class ConfigFile(ABC):
     """Configuration space of one function, opened for reading at positions; a context manager."""
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """Bytes that the file claims to hold: 256 or 4096 on a live machine, whatever may be read of them."""
 
+    @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
         """At most ``length`` bytes: fewer where the file ends, permission ends or the device vanished."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Give the descriptor back; no read may follow."""
+        """Give back what the open file holds; no read may follow."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Tree(Protocol):

@@ -12,8 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from types import TracebackType
-from typing import Self
 
 from iommud.errors import SourceError
 from iommud.files import ABSENT, READ_LIMIT, ConfigFile, LinkedTree
@@ -31,7 +29,7 @@ _PLAIN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 _GUARDED = _PLAIN | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
-class _DescriptorConfig:
+class _DescriptorConfig(ConfigFile):
     """A ConfigFile on an open descriptor."""
 
     def __init__(self, descriptor: int) -> None:
@@ -49,14 +47,6 @@ class _DescriptorConfig:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _read_to_end(descriptor: int, limit: int, chunk: int, *, short_is_end: bool) -> bytes:
