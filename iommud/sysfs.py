@@ -27,6 +27,8 @@ _GROUPS = "sys/kernel/iommu_groups"
 _IOMMUS = "sys/class/iommu"
 _TABLES = "sys/firmware/acpi/tables"
 _READ_TABLES = ("DMAR", "IORT", "IVRS", "VIOT")
+CAPTURE_MANIFEST = "iommud-capture.json"
+"""A file of this name says that iommud made the capture, so every attribute that was there is in it."""
 _TABLE_LIMIT = 1 << 20
 
 
@@ -44,7 +46,7 @@ def take_snapshot(tree: Tree, *, kernel: Kernel | None = None, wake: bool = Fals
     planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
     sleep = Sleep(tree, reader.paths, wake=wake)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
-    functions = _with_link_attributes(functions, reader, live=tree.live)
+    functions = _with_link_attributes(functions, reader, whole=tree.live or tree.exists(CAPTURE_MANIFEST))
     groups = _groups(tree)
     return Snapshot(
         source=tree.name,
@@ -98,7 +100,7 @@ def _by_number(function: PciFunction, below: Mapping[BusId, Address]) -> Address
     return below.get((placed.domain, placed.bus))
 
 
-def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, *, live: bool) -> list[PciFunction]:
+def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, *, whole: bool) -> list[PciFunction]:
     """Where config space was wanted and silent, tell PCIe functions by their link attributes.
 
     The kernel makes these for every PCIe function; a capture that has them for no function at all did not keep
@@ -107,7 +109,7 @@ def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, 
     silent = {one.address for one in functions if one.config.gap is not None and one.config.is_pcie is None}
     if not silent:
         return functions
-    kept = live or any(reader.has_link(one.address) for one in functions)
+    kept = whole or any(reader.has_link(one.address) for one in functions)
     return [
         replace(one, has_link=reader.has_link(one.address) or (False if kept else None))
         if one.address in silent

@@ -21,6 +21,8 @@ from iommud.verdict.survey import Driver, Platform, Usage, is_iommu_itself
 _CLASS_EVENT_COLLECTOR = 0x0807
 _AMD = frozenset({0x1022, 0x1002})
 _INTEL = 0x8086
+_INTEL_QUICKDATA = (_INTEL, 0x402F)
+"""``quirk_ioat_snb_local_iommu()``: whether it is refused stands in registers that no snapshot needs otherwise."""
 
 
 class Evidence(enum.StrEnum):
@@ -56,13 +58,16 @@ class Scope:
     """Functions that have a group."""
     roots: frozenset[tuple[int, int] | None]
     """Root buses on which some function has a group."""
+    drivers_shown: bool
+    """Whether the snapshot names the driver of any function."""
     _memo: dict[Address, Excuse | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, topology: Topology, platform: Platform, snapshot: Snapshot, grouped: frozenset[Address]) -> Scope:
         """The scope of the IOMMUs of one machine."""
         roots = frozenset(one.root for one in snapshot.functions if one.address in grouped)
-        return cls(topology, platform, snapshot, grouped, roots)
+        shown = any(one.driver is not None for one in snapshot.functions)
+        return cls(topology, platform, snapshot, grouped, roots, shown)
 
     def excuse(self, function: PciFunction) -> Excuse | None:
         """Why this function may be without a group; None: it should have one."""
@@ -138,6 +143,8 @@ class Scope:
         unit = self._unit_of(physical)
         if unit is None:
             return Excuse("no DMAR unit covers it", Evidence.DMAR)
+        if (physical.vendor, physical.device) == _INTEL_QUICKDATA:
+            return Excuse("the driver refuses this function where firmware names the wrong unit for it", Evidence.NONE)
         return self._graphics_excuse(unit)
 
     def _unit_of(self, function: PciFunction) -> DmarUnit | None:
@@ -252,6 +259,8 @@ class Scope:
             return None
         if (function.class_code or 0) >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR):
             return None
+        if not self.drivers_shown:
+            return Excuse("the snapshot names no drivers, and before 6.15 its group waits for one", Evidence.NONE)
         evidence = Evidence.NONE if self.platform.firmware.is_silent else Evidence.SYSFS
         return Excuse("no driver is bound to it, and before 6.15 its group waits for one", evidence)
 
@@ -263,6 +272,8 @@ class Scope:
             return Excuse("nothing on its root bus has a group", Evidence.NONE)
         if (function.class_code or 0) >> 8 == CLASS_HOST_BRIDGE and function.vendor in _AMD:
             return Excuse("AMD firmware often leaves host bridges out of its tables", Evidence.NONE)
+        if (function.vendor, function.device) == _INTEL_QUICKDATA:
+            return Excuse("the driver refuses this function where firmware names the wrong unit for it", Evidence.NONE)
         if self._is_lone_integrated_graphics(function):
             return Excuse("kernels may be built to leave the IOMMU of integrated graphics off", Evidence.NONE)
         return None
