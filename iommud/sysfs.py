@@ -85,7 +85,10 @@ def _identities(tree: Tree, reader: FunctionReader) -> tuple[list[PciFunction], 
 def _with_bus_numbers(functions: list[PciFunction], reader: FunctionReader) -> list[PciFunction]:
     """Read the bus numbers of bridges, and place functions whose path is not in the snapshot by them."""
     bridges = {function.upstream for function in functions if function.upstream is not None}
-    numbered = [reader.with_bus_numbers(one) if one.is_bridge or one.address in bridges else one for one in functions]
+    numbered = [
+        reader.with_bus_numbers(one) if one.is_bridge or one.class_code is None or one.address in bridges else one
+        for one in functions
+    ]
     below: dict[BusId, Address] = {
         (one.address.domain, one.secondary_bus): one.address for one in numbered if one.secondary_bus
     }
