@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: verbs, options, exit statuses. ``main`` is the entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+EXIT_USAGE = 2
+EXIT_TROUBLE = 4
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: expected trouble is one line on standard error, never a traceback."""
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough; nothing more may be written when the interpreter closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_CLOSED_PIPE
+    except OSError as error:
+        status = _complain(f"cannot write the answer: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _run(arguments: list[str] | None) -> int:
+    from typer.main import get_command
+
+    from iommud.cli.app import app
+    from iommud.errors import IommudError
+
+    try:
+        outcome = get_command(app).main(args=arguments, prog_name="iommud", standalone_mode=False)
+    except IommudError as error:
+        return _complain(str(error))
+    except Exception as error:
+        # Usage errors and typer.Exit carry their status; their classes moved between versions of typer.
+        if not hasattr(error, "exit_code"):
+            raise
+        return _usage_error(error)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _usage_error(error: Any) -> int:
+    if type(error).__name__ == "Abort":
+        return EXIT_INTERRUPTED
+    if hasattr(error, "show"):
+        error.show()
+    return int(error.exit_code)
+
+
+def _complain(text: str) -> int:
+    print(f"iommud: {text}", file=sys.stderr)
+    return EXIT_TROUBLE

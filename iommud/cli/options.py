@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options that several verbs share, spelled as node_exporter spells its own where it has them."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+
+class Colour(enum.StrEnum):
+    """When to colour."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class ShowFormat(enum.StrEnum):
+    """Formats of the verbs that show one machine."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class CheckFormat(enum.StrEnum):
+    """Formats of a report."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    PROMETHEUS = "prometheus"
+
+
+SYSFS = Annotated[str, typer.Option("--path.sysfs", metavar="DIR", help="Where sysfs is mounted.")]
+PROCFS = Annotated[str, typer.Option("--path.procfs", metavar="DIR", help="Where procfs is mounted.")]
+SOURCE = Annotated[
+    str | None,
+    typer.Option("--source", metavar="SOURCE", help="A directory or archive instead of this machine; - is stdin."),
+]
+KERNEL = Annotated[
+    str | None,
+    typer.Option("--kernel", metavar="VERSION", help="Judge by the tables of this kernel, not the one found."),
+]
+WAKE = Annotated[bool, typer.Option("--wake", help="Read sleeping devices too, which wakes them.")]
+VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Show the evidence.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no text for a machine that is right.")]
+COLOUR = Annotated[Colour, typer.Option("--color", help="When to colour; NO_COLOR counts for auto.")]
+SHOW_FORMAT = Annotated[ShowFormat, typer.Option("--format", help="Text for people or JSON for programs.")]
