@@ -28,7 +28,7 @@ class Aliases:
 
     topology: Topology
     firmware: Mapping[Address, frozenset[int]] = field(default_factory=dict)
-    """Alias devfns that the AMD IVRS table gives to functions (``amd_iommu_init_device()`` paths)."""
+    """Alias devfns that the AMD IVRS table gives to functions (``setup_aliases()``, drivers/iommu/amd/iommu.c)."""
     logged: Mapping[Address, frozenset[int]] = field(default_factory=dict)
     """Alias devfns that the kernel logged when it fixed them."""
 

@@ -136,7 +136,7 @@ class GroupingModel:
     def upward_set(self, chain: tuple[PciFunction, ...]) -> list[PciFunction]:
         """The bridges that a whole bus falls together with, in the order in which the kernel meets them.
 
-        First the bridges that take an alias (``get_alias_group()`` in the alias walk), then the ones above the
+        First the bridges that take an alias (``get_pci_alias_or_group()`` on the alias walk), then the ones above the
         last of these up to the first from which the path to the root is isolated.
         """
         found = self.aliases.alias_bridges(chain)

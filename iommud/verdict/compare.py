@@ -164,10 +164,20 @@ class Comparison:
         return any(frozenset(one for one in found if one in grouped) == group for found in self.cleared())
 
     def _what_separates(self, classes: tuple[Group, ...]) -> tuple[Reason, ...]:
+        functions = self.explainer.model.topology.functions
+        found = (self._why_apart(functions[min(group)]) for group in classes)
+        return _limited(dict.fromkeys(found))
+
+    def _why_apart(self, function: PciFunction) -> Reason:
+        """What makes the lowest function of a group start one: the port above it, or itself on a root bus."""
         acs = self.explainer.model.acs
-        lowest = (acs.topology.functions[min(group)] for group in classes)
-        texts = (f"{one.address} starts a group of its own: {acs_text(acs, one)}" for one in lowest)
-        return _limited(dict.fromkeys(Reason(text, "pci_acs_enabled()") for text in texts))
+        above = acs.topology.chain(function)
+        if above:
+            text = f"{function.address} lies below {above[0].address}, which is {acs_text(acs, above[0])}"
+            return Reason(text, "pci_acs_path_enabled()")
+        if acs.verdict(function).isolated is None:
+            return Reason(f"{function.address} is the only function of its device, on a root bus")
+        return Reason(f"{function.address} sits on a root bus and is {acs_text(acs, function)}", "pci_acs_enabled()")
 
 
 def _shares(one: Address, other: Address, requester: Address) -> Reason:

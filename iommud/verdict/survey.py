@@ -161,18 +161,23 @@ class Platform:
         return self.by_firmware is not False and not self.kernel.at_least(6, 15)
 
     @property
+    def _late_request_repaired(self) -> bool:
+        """Whether a device tree asks for ACS in time: since 7.0, and in the stable series 6.19 and 6.18.16."""
+        if self.kernel.version == (6, 18):
+            return (self.kernel.stable or 0) >= 16
+        return self.kernel.at_least(6, 19)
+
+    @property
     def acs_before_grouping(self) -> bool | None:
         """Whether ACS is switched on before functions are grouped; None: the platform is not known.
 
-        Intel, AMD, IORT and VIOT ask for it before the PCI scan; a device tree does so in time only since 7.0:
-        commit c41e2fb67e26 ("PCI: Enable ACS after configuring IOMMU for OF platforms"), carried by 6.18 and 6.19.
+        Intel, AMD, IORT and VIOT ask for it before the PCI scan; a device tree does so in time only since commit
+        c41e2fb67e26 ("PCI: Enable ACS after configuring IOMMU for OF platforms").
         """
         firmware = self.firmware
         if self.by_firmware is False or firmware.iort is not None or firmware.viot is not None:
             return True
-        if firmware.host_bridges is not None:
-            return self.kernel.at_least(6, 18)
-        return None
+        return None if firmware.host_bridges is None else self._late_request_repaired
 
 
 def survey(snapshot: Snapshot, kernel: Kernel) -> Platform:
