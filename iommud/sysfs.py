@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from iommud.address import Address
+from iommud.capture_note import NOTE_PATH, CaptureNote
 from iommud.consistency import contradictions
 from iommud.files import Tree
 from iommud.functions import FunctionReader
@@ -27,8 +28,6 @@ _GROUPS = "sys/kernel/iommu_groups"
 _IOMMUS = "sys/class/iommu"
 _TABLES = "sys/firmware/acpi/tables"
 _READ_TABLES = ("DMAR", "IORT", "IVRS", "VIOT")
-CAPTURE_MANIFEST = "iommud-capture.json"
-"""A file of this name says that iommud made the capture, so every attribute that was there is in it."""
 _TABLE_LIMIT = 1 << 20
 
 
@@ -42,11 +41,11 @@ def take_snapshot(tree: Tree, *, kernel: Kernel | None = None, wake: bool = Fals
     version_line = tree.text("proc/version")
     found = kernel or identify(release, version_line)
     reader = FunctionReader(tree)
-    functions, vanished = _identities(tree, reader)
+    functions, vanished = identities(tree, reader)
     planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
     sleep = Sleep(tree, reader.paths, wake=wake)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
-    functions = _with_link_attributes(functions, reader, whole=tree.live or tree.exists(CAPTURE_MANIFEST))
+    functions = _with_link_attributes(functions, reader, whole=tree.live or _is_complete(tree))
     groups = _groups(tree)
     return Snapshot(
         source=tree.name,
@@ -65,7 +64,14 @@ def take_snapshot(tree: Tree, *, kernel: Kernel | None = None, wake: bool = Fals
     )
 
 
-def _identities(tree: Tree, reader: FunctionReader) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
+def _is_complete(tree: Tree) -> bool:
+    """Whether iommud captured the machine itself: then every attribute that was there is in the capture."""
+    note = CaptureNote.decode(tree.read(NOTE_PATH))
+    return note is not None and note.complete
+
+
+def identities(tree: Tree, reader: FunctionReader) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
+    """All functions with their place in the hierarchy, without config space, and those that are gone by now."""
     functions: list[PciFunction] = []
     vanished: list[Contradiction] = []
     for name in tree.list(_DEVICES) or ():

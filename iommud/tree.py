@@ -97,6 +97,11 @@ class LiveTree(LinkedTree):
         self.name = name or ("this machine" if sysfs == "/sys" else sysfs)
         _require_directory(sysfs, sysfs)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its sysfs is that of the kernel that runs here, and not another's or a copy."""
+        return self._sysfs == "/sys"
+
     def _host_path(self, path: str) -> str:
         if path.startswith("sys/"):
             return self._sysfs + path[3:]

@@ -51,16 +51,20 @@ LAYERS = (
     ("verdict.report", PURE),
     ("verdict.pipeline", PURE),
     ("names", IO),
+    ("capture_note", PURE),
     ("redact", PURE),
+    ("redact_config", PURE),
     ("decompress", PURE),
     ("tarstream", PURE),
     ("files", IO),
     ("members", IO),
     ("tree", IO),
     ("archive", IO),
+    ("kernel_log", IO),
     ("power", IO),
     ("functions", IO),
     ("sysfs", IO),
+    ("gather", IO),
     ("capture", IO),
     ("api", IO),
     ("render.*", PURE),
@@ -137,11 +141,7 @@ def names_in(node: ast.AST, package: list[str]) -> list[str]:
         case ast.Import(names=names):
             return [alias.name for alias in names]
         case ast.ImportFrom(module=module, names=names, level=level):
-            base = (
-                [*package[: len(package) - level + 1], *([module] if module else [])]
-                if level
-                else [module or ""]
-            )
+            base = [*package[: len(package) - level + 1], *([module] if module else [])] if level else [module or ""]
             return [".".join([*base, alias.name]) for alias in names]
         case _:
             return []
@@ -185,9 +185,7 @@ def test_a_module_imports_only_from_layers_above_it(module: str) -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    graph = {
-        module: {own_target(use.name) for use in imports_of(module)} - {None, module} for module in MODULES
-    }
+    graph = {module: {own_target(use.name) for use in imports_of(module)} - {None, module} for module in MODULES}
     order = graphlib.TopologicalSorter(graph)
 
     order.prepare()  # raises CycleError, which names the circle
@@ -213,6 +211,4 @@ def test_heavy_libraries_are_loaded_where_they_are_needed_only(module: str) -> N
 
 
 def test_importing_the_package_loads_none_of_its_modules() -> None:
-    assert not [
-        use.name for use in imports_of("__init__") if use.top_level and own_target(use.name) is not None
-    ]
+    assert not [use.name for use in imports_of("__init__") if use.top_level and own_target(use.name) is not None]
