@@ -68,7 +68,8 @@ def show_groups(machine: Machine, format_: ShowFormat, colour: Colour) -> int:
 
 def show_explanation(machine: Machine, texts: list[str], format_: ShowFormat, colour: Colour) -> int:
     """Explain one function, or two functions to each other."""
-    from iommud.render.explain import explain_one_data, explain_two_data, render_one, render_two
+    from iommud.render.explain import render_one, render_two
+    from iommud.render.explain_data import explain_one_data, explain_two_data
 
     addresses = _addresses(texts)
     report = machine.report()
