@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation setup clean
+.PHONY: check demo format update-golden mutation bench setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -21,6 +21,9 @@ update-golden: setup ## write the expected output anew; read the diff
 
 mutation: setup ## does a test notice every change of the decoding and grouping modules?
 	PATH="$(CURDIR)/.venv/bin:$$PATH" python tools/mutation.py
+
+bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
+	.venv/bin/python -m tools.bench.run --write
 
 clean: ## remove all that the above has made
 	rm -rf .venv .cache mutants build dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from iommud.address import Address
 from iommud.files import ConfigFile, Tree
@@ -43,7 +44,7 @@ class FunctionReader:
         if not event and self._tree.live and not self._tree.exists(path):
             return None
         self.paths[address] = path
-        upstream, root, host_parent, host_node = place(path)
+        upstream, root, host_parent, host_node = place(path.rpartition("/")[0])
         subsystem = event.get("PCI_SUBSYS_ID", "").partition(":")
         return PciFunction(
             address=address,
@@ -148,14 +149,15 @@ class FunctionReader:
         return None if target is None else target.rpartition("/")[2]
 
 
+@lru_cache(maxsize=256)  # functions of one bus lie in one directory
 def place(
-    path: str,
+    directory: str,
 ) -> tuple[Address | None, tuple[int, int] | None, Address | None, str | None]:
     """What a function's directory tells: bridge above, root bus, function that owns the root bus, platform device.
 
     Every ``pciDDDD:BB`` component is a root bus; one inside a function's directory is a VMD domain.
     """
-    parts = path.split("/")[:-1]
+    parts = directory.split("/")
     for index in range(len(parts) - 1, -1, -1):
         match = _ROOT_BUS.fullmatch(parts[index])
         if match:
@@ -163,7 +165,7 @@ def place(
             above = [found for part in parts[:index] if (found := Address.from_name(part)) is not None]
             root = (int(match[1], 16), int(match[2], 16))
             return upstream, root, above[-1] if above else None, _host_node(parts[:index])
-    return Address.from_name(parts[-1]) if parts else None, None, None, None
+    return Address.from_name(parts[-1]), None, None, None
 
 
 def _host_node(parts: list[str]) -> str | None:
@@ -171,6 +173,7 @@ def _host_node(parts: list[str]) -> str | None:
     return None if last in ("devices", "") or Address.from_name(last) is not None else last
 
 
+@lru_cache(maxsize=1024)  # a machine has few kinds of devices
 def _hexadecimal(text: str | None) -> int | None:
     return int(text, 16) if text and _HEXADECIMAL.fullmatch(text) else None
 

@@ -129,8 +129,10 @@ class Quirks:
 
     def listed(self, name: DeviceList, vendor: int, device: int) -> bool:
         """Whether a device stands on a list."""
-        ranges = self.lists.get(name, ())
-        return any(vendor == row[0] and row[1] <= device <= row[2] for row in ranges)
+        for listed_vendor, first, last in self.lists.get(name, ()):
+            if vendor == listed_vendor and first <= device <= last:
+                return True
+        return False
 
     @classmethod
     def bundled(cls, version: Version) -> Quirks:
