@@ -68,6 +68,9 @@ def render_two(data: Data, *, style: Style, names: Naming | None = None) -> str:
     if data["because"] is not None:
         rows = [_step(step) for step in data["separated_by"]]
         lines += _section("What separates them", rows or [data["because"]], style)
+    if data["unisolated"] is not None:
+        text = f"Yet requests can pass between them: see finding {data['unisolated']}."
+        lines += ["", *style.wrapped(text)]
     return "".join(f"{line}\n" for line in lines)
 
 

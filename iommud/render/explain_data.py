@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from iommud.errors import IommudError
 from iommud.model.groups import GroupingModel, Tie
 from iommud.render.view import View
 from iommud.snapshot import PciFunction
+from iommud.verdict.findings import Kind
 from iommud.verdict.reasons import Explainer, acs_text
 from iommud.verdict.report import Report
 
@@ -43,7 +44,8 @@ def explain_two_data(report: Report, one: Address, other: Address) -> Data:
     """What joins two functions, or what separates them, as a JSON object.
 
     ``joined`` says whether they belong together (None: cannot be told), ``chain`` holds the ties of a shortest way
-    between them, ``separated_by`` the functions whose isolation keeps them apart, ``because`` a sentence.
+    between them, ``separated_by`` the functions whose isolation keeps them apart, ``because`` a sentence;
+    ``unisolated`` names the finding that requests can pass between them although the rule keeps them apart.
 
     Raises UnknownFunctionError if the report does not know both.
     """
@@ -171,6 +173,7 @@ class _Explanation:
             "shared_requester_id": None if shared is None else str(shared),
             "chain": [self._tie(tie) for tie in chain or ()],
             "separated_by": [self._isolation(function) for function in separators],
+            "unisolated": self._unisolated(one, other),
             "because": None if chain is not None else self._because(functions, separators),
         }
 
@@ -185,6 +188,15 @@ class _Explanation:
         """Whether the kernel has them in one group; None if one of them has none."""
         numbers = (self.view.number(one), self.view.number(other))
         return None if None in numbers else numbers[0] == numbers[1]
+
+    def _unisolated(self, one: Address, other: Address) -> str | None:
+        """The finding that says that requests can pass between their groups all the same."""
+        for finding in self.report.findings:
+            if finding.kind is Kind.UNISOLATED:
+                homes = [group for group in finding.expected if one in group or other in group]
+                if len(homes) > 1:
+                    return finding.id
+        return None
 
     def _between(self, one: PciFunction, other: PciFunction) -> Iterator[PciFunction]:
         """Whoever stands between two functions and is isolated, or may be: nearest to the first one first."""
@@ -205,17 +217,14 @@ class _Explanation:
         if common and ends[0].address.device == ends[1].address.device:
             yield from (end.address for end in ends)
 
-    def _because(self, functions: tuple[PciFunction, PciFunction], separators: Iterable[PciFunction]) -> str:
+    def _because(self, functions: tuple[PciFunction, PciFunction], separators: Sequence[PciFunction]) -> str:
         if not self.report.in_use:
             return f"no IOMMU is in use: {self.report.usage_reason}"
-        one, other = functions
-        if one.address == other.address:
-            return "it is one and the same function"
-        if any(True for _ in separators):
+        if separators:
             return "these stand between them and are isolated"
-        if self._root(one) != self._root(other):
+        if self._root(functions[0]) != self._root(functions[1]):
             return "they lie below different root buses"
-        return "they are different devices, and no bridge above them joins them"
+        return "the kernel's rule ties a device to bridges above it, and none of these joins both"
 
     def _root(self, function: PciFunction) -> tuple[int, int]:
         chain = self.model.topology.chain(function)

@@ -25,11 +25,11 @@ from iommud.verdict.report import Failure, Report, Status
 
 _ROWS = 200
 """Rows of one table; a bug report holds 65,536 characters at most."""
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$!]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-"""What Markdown or HTML would take for its own; an underscore inside a word is none."""
+_SPECIAL = re.compile(r"[\\`*\[\]|~$!]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+"""What Markdown would take for its own; an underscore inside a word is none."""
 _HARMLESS = re.compile(r"[0-9A-Za-z_.:;,/()+ -]+")
-_LINKED = re.compile(r"[@#]|(?<=:)//|(?<=www)\.", re.IGNORECASE)
-"""What a forge links by itself: mentions, references, addresses. No backslash keeps it from that."""
+_BEYOND_BACKSLASH = re.compile(r"[<>&@#]|(?<=:)//|(?<=www)\.", re.IGNORECASE)
+"""Elements of HTML, and what a forge links by itself: mentions, references, addresses."""
 
 
 def render_markdown(report: Report, *, names: Naming | None = None) -> str:
@@ -46,7 +46,7 @@ def render_failure_markdown(failure: Failure) -> str:
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return _LINKED.sub(_entities, _SPECIAL.sub(r"\\\g<0>", visible(text)))
+    return _SPECIAL.sub(r"\\\g<0>", _BEYOND_BACKSLASH.sub(_entities, visible(text)))
 
 
 def _entities(match: re.Match[str]) -> str:
