@@ -109,7 +109,8 @@ class FunctionReader:
             read,
             wanted,
             size=stored if stored == CONVENTIONAL_CONFIG_SIZE else EXTENDED_CONFIG_SIZE,
-            function_number=function.address.function,
+            # With ARI the whole devfn is the function number (pci_scan_slot()).
+            function_number=function.address.devfn if function.ari_enabled else function.address.function,
             extended_evidence=stored == CONVENTIONAL_CONFIG_SIZE and self._tree.exists(f"{path}/sriov_numvfs"),
             gap=self._reason_for_gap(stored),
         )

@@ -18,6 +18,8 @@ set_hypothesis_home_dir(TESTS.parent / ".cache" / "hypothesis")
 settings.register_profile("dev", deadline=None)
 # The gate must give the same answer twice, so there the examples follow from the test alone.
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# A long search for what the gate's few hundred examples miss: pytest --hypothesis-profile=deep.
+settings.register_profile("deep", deadline=None, max_examples=20_000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

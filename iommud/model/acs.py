@@ -176,13 +176,9 @@ class AcsModel:
         passes without flags where it is a single function.
         """
         verdict = self._flags(function)
-        above = self.topology.above(function)
-        if not above or self.topology.port_type(function) != PortType.DOWNSTREAM_PORT:
+        if function.address not in self.topology.doubtful or verdict.isolated or self.topology.multifunction(function):
             return verdict
-        sure = self.topology.is_pcie(above[0]) is False or self.topology.port_type(above[0]) is not None
-        if sure or verdict.isolated or self.topology.multifunction(function):
-            return verdict
-        return AcsVerdict(None, AcsBasis.UNKNOWN, gap=above[0].config.gap)
+        return AcsVerdict(None, AcsBasis.UNKNOWN, gap=self.topology.above(function)[0].config.gap)
 
     def _alone_or_flags(self, function: PciFunction) -> AcsVerdict:
         multifunction = self.topology.multifunction(function)
@@ -265,7 +261,7 @@ def _of_type(
         if model.topology.is_pcie(function) is False:
             return _Outcome.NOT_APPLICABLE
         port_type = model.topology.port_type(function)
-        if port_type is None:
+        if port_type is None or (port_type in port_types and function.address in model.topology.doubtful):
             return _Outcome.UNKNOWN
         return then(model, function) if port_type in port_types else _Outcome.NOT_APPLICABLE
 

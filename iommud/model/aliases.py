@@ -52,8 +52,7 @@ class Aliases:
     def bridge_alias(self, bridge: PciFunction) -> Address | None:
         """The requester ID that a bridge puts on the requests of what lies below it; None if it puts none.
 
-        The cases of ``pci_for_each_dma_alias()``. A bridge whose port type is not known counts as taking none:
-        what grouping makes of such a bridge is decided by its ACS, which is unknown as well.
+        The cases of ``pci_for_each_dma_alias()``. A bridge whose port type is not known counts as taking none.
         """
         topology = self.topology
         if topology.is_pcie(bridge) is False:
@@ -68,14 +67,21 @@ class Aliases:
             return _secondary_requester(bridge)
         return bridge.address if port_type == PortType.PCI_TO_PCIE_BRIDGE else None
 
-    def alias_bridges(self, chain: tuple[PciFunction, ...]) -> list[PciFunction]:
-        """The alias-taking bridges of a chain, nearest first, up to a bridge that translates itself."""
+    def type_unread(self, bridge: PciFunction) -> bool:
+        """Whether only unread bytes would tell if the bridge takes an alias."""
+        return self.topology.port_type(bridge) is None and self.topology.is_pcie(bridge) is not False
+
+    def alias_bridges(self, chain: tuple[PciFunction, ...], *, unread: bool = False) -> list[PciFunction]:
+        """The alias-taking bridges of a chain, nearest first, up to a bridge that translates itself.
+
+        ``unread`` says what a bridge of unknown type counts as.
+        """
         found: list[PciFunction] = []
         for bridge in chain:
             # The Vulcan root complex translates before this point: quirk_bridge_cavm_thrx2_pcie_root().
             if self.topology.flag(bridge, BridgeFlag.BRIDGE_XLATE_ROOT):
                 break
-            if self.bridge_alias(bridge) is not None:
+            if self.bridge_alias(bridge) is not None or (unread and self.type_unread(bridge)):
                 found.append(bridge)
         return found
 

@@ -139,7 +139,8 @@ class GroupingModel:
         First the bridges that take an alias (``get_pci_alias_or_group()`` on the alias walk), then the ones above the
         last of these up to the first from which the path to the root is isolated.
         """
-        found = self.aliases.alias_bridges(chain)
+        self.acs.unknown.update(bridge.address for bridge in chain if self.aliases.type_unread(bridge))
+        found = self.aliases.alias_bridges(chain, unread=self.acs.state.unknown is False)
         after = chain.index(found[-1]) + 1 if found else 0
         for bridge in chain[after:]:
             if self.acs.path_isolated(bridge):
@@ -158,16 +159,15 @@ class GroupingModel:
     def _tie_to_sender(self, function: PciFunction, sender: PciFunction) -> Iterator[Tie]:
         """All functions of a VMD domain fall together with the endpoint that sends for them."""
         upward = [sender, *self.upward_set(self.topology.chain(sender))]
-        for one in upward:
-            if self.joins(one.address):
-                rule = Rule.REAL_DMA_DEVICE if one is sender else self._rule_to(one)
-                yield Tie(function.address, one.address, rule)
-                return
+        if self.joins(sender.address):
+            yield Tie(function.address, sender.address, Rule.REAL_DMA_DEVICE)
+        else:
+            yield from self._tie_to_first(function, upward)
 
     def _tie_to_first(self, function: PciFunction, upward: list[PciFunction]) -> Iterator[Tie]:
-        for bridge in upward:
-            if self.joins(bridge.address):
-                yield Tie(function.address, bridge.address, self._rule_to(bridge))
+        for one in upward:
+            if self.joins(one.address):
+                yield Tie(function.address, one.address, self._rule_to(one))
                 return
         yield from self._tie_beside(function, upward[-1])
 
@@ -175,24 +175,42 @@ class GroupingModel:
         return Rule.UNPROTECTED_PATH if self.aliases.bridge_alias(bridge) is None else Rule.ALIAS_BRIDGE
 
     def _tie_beside(self, function: PciFunction, last: PciFunction) -> Iterator[Tie]:
-        """No bridge above ever gets a group: the searches start at the last of them and may find a sibling."""
+        """Nothing above ever gets a group: the searches start at the last function met and may find a sibling."""
         siblings = self._beside.get(last.address)
         if siblings is None:
-            siblings = [one for one in self._found_from(last) if self.joins(one)]
+            siblings = list(self._found_from(last))
             self._beside[last.address] = siblings
         for sibling in siblings:
             yield Tie(function.address, sibling, Rule.UNGROUPED_BRIDGE)
 
-    def _found_from(self, bridge: PciFunction) -> Iterator[Address]:
-        """What the alias search and the function search of an ungrouped bridge come upon on its own bus."""
-        beside = [one for one in self.topology.bus_of(bridge).functions if one is not bridge]
-        own_mask = self.aliases.mask(bridge)
-        for one in beside:
-            if one.address.devfn in own_mask or bridge.address.devfn in self.aliases.mask(one):
-                yield one.address
-        if self.acs.multifunction(bridge) and not self.acs.isolated(bridge):
-            slot = (one for one in beside if one.address.device == bridge.address.device)
-            yield from (one.address for one in slot if not self.acs.isolated(one))
+    def _found_from(self, start: PciFunction) -> Iterator[Address]:
+        """The functions with a group that the alias and function searches from one without come upon.
+
+        They stay on its bus and go on from each function that has no group either.
+        """
+        functions = self.topology.bus_of(start).functions
+        seen, waiting = {start.address}, [start]
+        while waiting:
+            near = list(self._near(waiting.pop(), functions))
+            waiting += (one for one in near if one.address not in seen and not self.joins(one.address))
+            yield from (one.address for one in near if one.address not in seen and self.joins(one.address))
+            seen.update(one.address for one in near)
+
+    def _near(self, function: PciFunction, functions: list[PciFunction]) -> Iterator[PciFunction]:
+        """One step of ``get_pci_alias_group()`` and ``get_pci_function_alias_group()``."""
+        searches = self.acs.multifunction(function) and not self.acs.isolated(function)
+        for other in functions:
+            in_slot = other.address.device == function.address.device
+            if self._are_aliases(function, other) or (searches and in_slot and not self.acs.isolated(other)):
+                yield other
+
+    def _are_aliases(self, one: PciFunction, other: PciFunction) -> bool:
+        """``pci_devs_are_dma_aliases()``; aliases that nobody can read count as the state says."""
+        if other.address.devfn in self.aliases.mask(one) or one.address.devfn in self.aliases.mask(other):
+            return True
+        unread = [function.address for function in (one, other) if self.aliases.mask_unknown(function)]
+        self.acs.unknown.update(unread)
+        return bool(unread) and self.acs.state.unknown is False
 
     def _ties_on(self, bus: Bus) -> Iterator[Tie]:
         """Ties among the functions of a bus that the path above isolates."""

@@ -44,6 +44,8 @@ class Topology:
     """For each bus the bridges above it, nearest first."""
     port_types: Mapping[Address, int | None]
     """Effective port type of each bridge whose type is known and each function that was read."""
+    doubtful: frozenset[Address]
+    """Downstream ports of which only an unread bridge above could tell whether the kernel corrected their type."""
 
     @classmethod
     def of(cls, snapshot: Snapshot, quirks: Quirks) -> Topology:
@@ -51,8 +53,8 @@ class Topology:
         functions = _with_missing_bridges(snapshot.functions)
         buses = _buses(functions)
         chains = {bus: _chain(bus, buses) for bus in buses}
-        types = _effective_types(functions, chains)
-        return cls(functions, buses, quirks, chains, types)
+        types, doubtful = _effective_types(functions, chains)
+        return cls(functions, buses, quirks, chains, types, doubtful)
 
     def bus_of(self, function: PciFunction) -> Bus:
         """The bus a function sits on."""
@@ -82,7 +84,8 @@ class Topology:
             return True
         return function.config.multifunction_bit
 
-    def is_pcie(self, function: PciFunction) -> bool | None:
+    @staticmethod
+    def is_pcie(function: PciFunction) -> bool | None:
         """Whether it has a PCI Express capability (``pci_is_pcie()``); None if not known."""
         if function.is_virtual:
             return True
@@ -199,18 +202,28 @@ _CORRECTED_BELOW = {
 def _effective_types(
     functions: Mapping[Address, PciFunction],
     chains: Mapping[BusId, tuple[PciFunction, ...]],
-) -> dict[Address, int | None]:
+) -> tuple[dict[Address, int | None], frozenset[Address]]:
     """Apply ``set_pcie_port_type()``, drivers/pci/probe.c, from the root down.
 
     The kernel means to turn a switch port that cannot be where it is into its counterpart, but writes the new
     value outside the type field: the type that remains is 0, an endpoint, in every version modelled.
     """
     types: dict[Address, int | None] = {}
+    doubtful: set[Address] = set()
     typed = [function for function in functions.values() if function.config.port_type is not None]
     for function in sorted(typed, key=lambda one: len(chains[one.address[:2]])):
         raw = function.config.port_type
-        above = chains[function.address[:2]]
-        parent = types.get(above[0].address) if above else None
+        above = next(iter(chains[function.address[:2]]), None)
+        parent = None if above is None else types.get(above.address)
         impossible = _CORRECTED_BELOW.get(PortType(raw), ()) if raw in _CORRECTED_BELOW else ()
-        types[function.address] = PortType.ENDPOINT if above and parent in impossible else raw
-    return types
+        in_doubt = above is not None and (above.address in doubtful or _type_unread(above))
+        if in_doubt and raw == PortType.DOWNSTREAM_PORT:
+            # An upstream port needs no such care: ACS judges it like the endpoint it would become.
+            doubtful.add(function.address)
+            impossible = ()
+        types[function.address] = PortType.ENDPOINT if parent in impossible else raw
+    return types, frozenset(doubtful)
+
+
+def _type_unread(bridge: PciFunction) -> bool:
+    return Topology.is_pcie(bridge) is not False and bridge.config.port_type is None
