@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Captures of real guests and trees of real machines: what is known of each, written by hand."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,8 @@ from iommud import check, read_sysfs
 from iommud.address import Address
 from iommud.data import data_text
 from iommud.render.json import render_json, report_document
+from iommud.render.style import Style
+from iommud.render.text import render_text
 from iommud.verdict.report import Report
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -170,13 +173,16 @@ def test_where_nothing_is_wrong_the_kernel_groups_as_expected(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_json_report_is_the_golden_one_and_meets_the_schema(name: str, golden: Callable[[str, str], None]) -> None:
-    import json
-
     report = report_of(name)
     jsonschema.validate(report_document(report), json.loads(data_text("report.schema.json")))
 
     relative = render_json(report).replace(str(FIXTURES) + "/", "")
     golden(f"json/{name}.json", json.dumps(json.loads(relative), indent=1) + "\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_report_is_the_golden_one(name: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"text/{name}.txt", render_text(report_of(name), style=Style(), verbose=True))
 
 
 def test_the_thread_has_exactly_two_findings() -> None:
