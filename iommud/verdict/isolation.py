@@ -55,13 +55,20 @@ class IsolationReview:
         if exposed and len(ports) > 1 and self._apart(ports, place):
             reasons = [
                 Reason(
-                    f"{one.address} is {acs_text(self.model.acs, one)}; "
-                    "requests from below it can reach the other ports of the switch without the IOMMU",
+                    f"{', '.join(ports_alike)}: {why}; "
+                    "requests from below can reach the other ports of the switch without the IOMMU",
                     "PCIe r3.1, sec 6.12.1.1",
                 )
-                for one in exposed
+                for why, ports_alike in self._by_verdict(exposed).items()
             ]
             yield self._finding("switch", ports, reasons)
+
+    def _by_verdict(self, functions: list[PciFunction]) -> dict[str, list[str]]:
+        """Functions by the sentence that says why they are not isolated."""
+        found: dict[str, list[str]] = {}
+        for one in functions:
+            found.setdefault(acs_text(self.model.acs, one), []).append(str(one.address))
+        return found
 
     def _ghosts(self, bus: Bus, place: dict[Address, int]) -> Iterator[Finding]:
         """Two functions that also send as the same absent one share its mappings."""
