@@ -20,6 +20,7 @@ __all__ = [
     "READ_LIMIT",
     "ConfigFile",
     "LinkedTree",
+    "Stamp",
     "Tree",
     "find_machine",
 ]
@@ -35,6 +36,9 @@ MACHINE_DEPTH = 3
 
 ABSENT = (OSError, ValueError)
 """What opening an absent file raises; ValueError is a path that no file can have, such as one with a NUL."""
+
+Stamp = tuple[int, ...]
+"""Identity of a file, to be compared and nothing else."""
 
 _SEARCH_LIMIT = 4096
 """Directories of one depth in which a machine is looked for."""
@@ -106,6 +110,13 @@ class Tree(Protocol):
     def config(self, path: str) -> ConfigFile | None:
         """The ``config`` file of a PCI function, opened; None as for ``read``."""
 
+    def stamp(self, path: str) -> Stamp | None:
+        """What stays the same, from one tree of a machine to the next, as long as a regular file does; None: unknown.
+
+        A file of sysfs keeps its stamp until its device goes, whatever reading it gives. A file that lies on disk has
+        another one after each change.
+        """
+
 
 class LinkedTree(ABC):
     """What all trees share: following links inside the tree, and remembering where they led."""
@@ -125,6 +136,10 @@ class LinkedTree(ABC):
         """As in ``Tree``."""
         content = self.read(path)
         return None if content is None else content.decode("utf-8", "replace").rstrip("\n")
+
+    def stamp(self, path: str) -> Stamp | None:  # noqa: ARG002 - what cannot tell need not look
+        """As in ``Tree``."""
+        return None
 
     def link(self, path: str) -> str | None:
         """As in ``Tree``."""

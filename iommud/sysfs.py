@@ -31,28 +31,36 @@ _READ_TABLES = ("DMAR", "IORT", "IVRS", "VIOT")
 _TABLE_LIMIT = 1 << 20
 
 
-def take_snapshot(tree: Tree, *, kernel: Kernel | None = None, wake: bool = False, thorough: bool = False) -> Snapshot:
+def take_snapshot(
+    tree: Tree,
+    *,
+    kernel: Kernel | None = None,
+    wake: bool = False,
+    thorough: bool = False,
+    reader: FunctionReader | None = None,
+) -> Snapshot:
     """Take a snapshot of a machine.
 
     ``kernel`` overrides the kernel found, ``wake`` reads sleeping functions too, ``thorough`` reads registers
-    that people want to see although no verdict needs them.
+    that people want to see although no verdict needs them. ``reader`` is another reader of functions, new and of the
+    same tree.
     """
     release = tree.text("proc/sys/kernel/osrelease")
     version_line = tree.text("proc/version")
     found = kernel or identify(release, version_line)
-    reader = FunctionReader(tree)
+    reader = reader or FunctionReader(tree)
     functions, vanished = identities(tree, reader)
     planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
     sleep = Sleep(tree, reader.paths, wake=wake)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
     functions = _with_link_attributes(functions, reader, whole=tree.live or _is_complete(tree))
-    groups = _groups(tree)
+    groups = read_groups(tree)
     return Snapshot(
         source=tree.name,
         functions=tuple(functions),
         groups=groups or {},
         groups_listed=groups is not None,
-        iommus=_iommus(tree),
+        iommus=read_iommus(tree),
         kernel_release=release,
         kernel_version=version_line,
         cmdline=tree.text("proc/cmdline"),
@@ -127,7 +135,8 @@ def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, 
     ]
 
 
-def _groups(tree: Tree) -> dict[int, IommuGroup] | None:
+def read_groups(tree: Tree) -> dict[int, IommuGroup] | None:
+    """The groups by number; None: the machine shows none, not even that there are none."""
     names = tree.list(_GROUPS)
     if names is None:
         return None
@@ -145,7 +154,8 @@ def _group(tree: Tree, name: str) -> IommuGroup:
     )
 
 
-def _iommus(tree: Tree) -> dict[str, tuple[Address, ...]] | None:
+def read_iommus(tree: Tree) -> dict[str, tuple[Address, ...]] | None:
+    """The functions that each IOMMU lists; None: the machine shows no IOMMUs, not even that there are none."""
     names = tree.list(_IOMMUS)
     if names is None:
         return None

@@ -14,7 +14,7 @@ import os
 import stat
 
 from iommud.errors import SourceError
-from iommud.files import ABSENT, READ_LIMIT, ConfigFile, LinkedTree
+from iommud.files import ABSENT, READ_LIMIT, ConfigFile, LinkedTree, Stamp
 
 __all__ = ["DirectoryTree", "LiveTree"]
 
@@ -78,6 +78,19 @@ def _link_target(host_path: str) -> str | None:
         if error.errno == errno.EINVAL:  # it is there, and no link
             return None
         raise
+
+
+def _stamp(host_path: str) -> Stamp | None:
+    try:
+        found = os.lstat(host_path)
+    except ABSENT:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    # A file that fills no block is one that the kernel writes as it is read. Its times are those of a cached inode,
+    # which may be dropped and made anew at any moment, while its number stays (kernfs_get_inode, fs/kernfs/inode.c).
+    times = (found.st_mtime_ns, found.st_ctime_ns) if found.st_blocks else ()
+    return (found.st_dev, found.st_ino, found.st_size, *times)
 
 
 class LiveTree(LinkedTree):
@@ -146,6 +159,10 @@ class LiveTree(LinkedTree):
         except ABSENT:
             return None
 
+    def stamp(self, path: str) -> Stamp | None:
+        """As in ``Tree``."""
+        return _stamp(self._host_path(path))
+
 
 class DirectoryTree(LinkedTree):
     """A directory that holds a machine, such as an unpacked capture: hostile until proven otherwise.
@@ -198,6 +215,11 @@ class DirectoryTree(LinkedTree):
         """As in ``Tree``."""
         descriptor = self._open_regular(path)
         return None if descriptor is None else _DescriptorConfig(descriptor)
+
+    def stamp(self, path: str) -> Stamp | None:
+        """As in ``Tree``."""
+        place = self._place(path)
+        return None if place is None else _stamp(self._host_path(place))
 
     def _open_regular(self, path: str) -> int | None:
         place = self._place(path)
