@@ -80,21 +80,27 @@ class Comparison:
     def _ungrouped(self) -> Iterator[Finding]:
         if not self.ungrouped:
             return
-        senders = self._senders()
+        senders, takers = self._senders()
+        place = {address: group for group in self.finest for address in group}
         for address in self.ungrouped:
-            yield self._one_ungrouped(address, senders)
+            yield self._one_ungrouped(address, self._partner(address, senders, takers), place[address])
 
-    def _senders(self) -> dict[Address, Address]:
-        """For every requester ID, a function with a group that sends under it or takes it."""
+    def _senders(self) -> tuple[dict[Address, Address], dict[Address, tuple[Address, Address]]]:
+        """Among functions with a group: one for every requester ID; and for every bridge that takes an alias, whose.
+
+        The latter gives the function below the bridge and the requester ID.
+        """
         functions = self.explainer.model.topology.functions
-        found: dict[Address, Address] = {}
+        senders: dict[Address, Address] = {}
+        takers: dict[Address, tuple[Address, Address]] = {}
         for address in sorted(self.actual.number_of):
             for alias in self.explainer.model.aliases.of(functions[address]):
-                found.setdefault(alias.requester_id, address)
-        return found
+                senders.setdefault(alias.requester_id, address)
+                if alias.taker != address:
+                    takers.setdefault(alias.taker, (address, alias.requester_id))
+        return senders, takers
 
-    def _one_ungrouped(self, address: Address, senders: dict[Address, Address]) -> Finding:
-        shared = self._partner(address, senders)
+    def _one_ungrouped(self, address: Address, shared: Reason | None, expected: Group) -> Finding:
         function = self.explainer.model.topology.functions[address]
         bound = f"bound to {function.driver}" if function.driver else "bound to no driver"
         reasons = [Reason(f"an IOMMU serves {address} ({bound}), yet it has no group")]
@@ -104,11 +110,16 @@ class Comparison:
             kind=Kind.UNGROUPED,
             severity=Severity.WARNING if shared is None else Severity.CRITICAL,
             devices=(address,),
-            expected=tuple(group for group in self.finest if address in group),
+            expected=(expected,),
             reasons=(*reasons, *self._ties_of(address)),
         )
 
-    def _partner(self, address: Address, senders: dict[Address, Address]) -> Reason | None:
+    def _partner(
+        self,
+        address: Address,
+        senders: dict[Address, Address],
+        takers: dict[Address, tuple[Address, Address]],
+    ) -> Reason | None:
         """The function with a group that shares a requester ID with this one, or takes one of its aliases."""
         functions = self.explainer.model.topology.functions
         for alias in self.explainer.model.aliases.of(functions[address]):
@@ -117,23 +128,14 @@ class Comparison:
                 partner = alias.taker
             if partner is not None:
                 return _shares(address, partner, alias.requester_id)
-        for other in self._below(functions[address]):
-            for alias in self.explainer.model.aliases.of(other):
-                if alias.taker == address:
-                    return _shares(address, other.address, alias.requester_id)
+        if address in takers:
+            other, requester = takers[address]
+            return _shares(address, other, requester)
         return None
-
-    def _below(self, bridge: PciFunction) -> Iterator[PciFunction]:
-        """Functions with a group on buses below a bridge."""
-        topology = self.explainer.model.topology
-        for bus in topology.buses.values():
-            if bridge in topology.chains[bus.id]:
-                yield from (one for one in bus.functions if one.address in self.actual.number_of)
 
     def _ties_of(self, address: Address) -> tuple[Reason, ...]:
         """The first tie that would have given the function a group others have."""
-        goals = self.actual.number_of.keys() - {address}
-        chain = self.explainer.chain(address, goals) or ()
+        chain = self.explainer.chain(address, self.actual.number_of) or ()
         return _limited(dict.fromkeys(self.explainer.reason(tie) for tie in chain))
 
     def _merged(self) -> Iterator[Finding]:

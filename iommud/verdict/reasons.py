@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iommud.address import Address
@@ -92,6 +92,8 @@ def _flags_text(acs: AcsModel, function: PciFunction) -> str:
     needed = acs.needed_flags(function, registers)
     control = 0 if acs.state.control_cleared else registers.control
     values = f"ACS capability 0x{registers.capability:04x}, control 0x{control:04x}"
+    if not needed:
+        return f"{values}: it implements no flag that must be set"
     missing = needed & ~control
     return f"{values} lacks {acs_names(missing)}" if missing else f"{values} has all of {acs_names(needed)}"
 
@@ -131,14 +133,13 @@ class Explainer:
         """The sentence for one tie."""
         return _SENTENCES[tie.rule](self.model, tie)
 
-    def chain(self, start: Address, goals: Iterable[Address]) -> tuple[Tie, ...] | None:
+    def chain(self, start: Address, goals: Container[Address]) -> tuple[Tie, ...] | None:
         """A shortest chain of ties from one function to any of the others; None if nothing joins them."""
-        wanted = set(goals)
         came: dict[Address, Tie | None] = {start: None}
         waiting = deque([start])
         while waiting:
             here = waiting.popleft()
-            if here in wanted:
+            if here in goals:
                 return self._back(here, came)
             for tie in self._ties_at(here):
                 there = tie.other if tie.one == here else tie.one
