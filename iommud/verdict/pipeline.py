@@ -185,10 +185,10 @@ class _Check:
         return compute
 
     def _compared(self, comparison: Comparison) -> Iterator[Finding]:
-        if self.platform.usage is Usage.NO_GROUPS:
-            yield self._no_groups(comparison)
-        else:
+        if self.platform.usage is not Usage.NO_GROUPS:
             yield from comparison.findings()
+        elif comparison.ungrouped:
+            yield self._no_groups(comparison)
 
     def _no_groups(self, comparison: Comparison) -> Finding:
         return Finding(

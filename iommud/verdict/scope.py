@@ -9,17 +9,22 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from iommud import firmware as parsers
 from iommud.address import Address
-from iommud.firmware import DmarUnit, HostBridge, ScopeKind
 from iommud.model.quirks import DeviceList
 from iommud.model.topology import Topology
 from iommud.pci import CLASS_DISPLAY, CLASS_HOST_BRIDGE, CLASS_PCI_BRIDGE
 from iommud.snapshot import PciFunction, Snapshot
-from iommud.verdict.survey import Driver, Platform, Usage, is_iommu_itself
+from iommud.verdict.survey import Driver, Platform, Usage, is_iommu_itself, parameter_values
+
+if TYPE_CHECKING:
+    from iommud.firmware import DmarUnit, HostBridge, ScopeKind
 
 _CLASS_EVENT_COLLECTOR = 0x0807
-_AMD = frozenset({0x1022, 0x1002})
+_AMD = frozenset({0x1022, 0x1002, 0x1D94})
+"""AMD, ATI, and Hygon with AMD's design."""
 _INTEL = 0x8086
 _INTEL_QUICKDATA = (_INTEL, 0x402F)
 """``quirk_ioat_snb_local_iommu()``: whether it is refused stands in registers that no snapshot needs otherwise."""
@@ -154,7 +159,7 @@ class Scope:
             if unit.segment != function.address.domain:
                 continue
             for kind, scoped in self._scopes(unit):
-                if scoped == function.address or (kind is ScopeKind.PCI_SUB_HIERARCHY and scoped in above):
+                if scoped == function.address or (kind is parsers.ScopeKind.PCI_SUB_HIERARCHY and scoped in above):
                     return unit
             if unit.include_all:
                 return unit
@@ -163,7 +168,7 @@ class Scope:
     def _scopes(self, unit: DmarUnit) -> Iterator[tuple[ScopeKind, Address]]:
         """The existing PCI functions that a unit's scope names (``dmar_pci_bus_add_dev()``)."""
         for scope in unit.scopes:
-            if scope.kind in (ScopeKind.PCI_ENDPOINT, ScopeKind.PCI_SUB_HIERARCHY):
+            if scope.kind in (parsers.ScopeKind.PCI_ENDPOINT, parsers.ScopeKind.PCI_SUB_HIERARCHY):
                 found = self._walk(unit.segment, scope.start_bus, scope.path)
                 if found is not None:
                     yield scope.kind, found
@@ -173,6 +178,10 @@ class Scope:
 
     def _walk(self, segment: int, bus: int, path: tuple[tuple[int, int], ...]) -> Address | None:
         address: Address | None = None
+        root = self.topology.buses.get((segment, bus))
+        if len(path) > 1 and (root is None or not root.is_root):
+            # dmar_match_pci_path() compares whole paths from the root bus; only single steps may start elsewhere.
+            return None
         for device, function in path:
             if address is not None:
                 bridge = self.topology.functions.get(address)
@@ -190,31 +199,33 @@ class Scope:
         scoped = [self.topology.functions[address] for address in self._scoped(unit)]
         if unit.include_all or not all(_is_display(one) for one in scoped):
             return None
-        if "igfx_off" in (self.snapshot.cmdline or ""):
+        if "igfx_off" in parameter_values(self.snapshot.cmdline, "intel_iommu"):
             return Excuse("intel_iommu=igfx_off leaves the graphics unit off", Evidence.COMMAND_LINE)
-        quirks = self.topology.quirks
-        if any(quirks.listed(DeviceList.INTEL_IGFX_IOMMU_OFF, _INTEL, one.device or 0) for one in scoped):
+        # The list names host bridges and graphics functions: either betrays the chipset.
+        listed, name = self.topology.quirks.listed, DeviceList.INTEL_IGFX_IOMMU_OFF
+        if any(listed(name, one.vendor or 0, one.device or 0) for one in self.snapshot.functions):
             return Excuse("the kernel leaves the graphics unit of this chipset off", Evidence.DMAR)
         return Excuse("its DMAR unit serves graphics alone, which kernels may be built to leave off", Evidence.DMAR)
 
     def _ivrs(self, function: PciFunction) -> Excuse | None:
-        """``check_device()``, drivers/iommu/amd/iommu.c; before 6.0 all tables were those of segment 0."""
+        """``check_device()``, drivers/iommu/amd/iommu.c; before 6.0 it took no notice of segments."""
         ivrs = self.platform.firmware.ivrs
-        domain = function.address.domain if self.platform.kernel.at_least(6, 0) else 0
-        if ivrs is not None and ivrs.covers(domain, function.address.requester_id):
+        segments = {block.segment for block in ivrs.blocks_used()} if ivrs is not None else set()
+        if self.platform.kernel.at_least(6, 0):
+            segments &= {function.address.domain}
+        if ivrs is not None and any(ivrs.covers(one, function.address.requester_id) for one in segments):
             return None
         return Excuse("no entry of the IVRS table covers its requester ID", Evidence.IVRS)
 
     def _viot(self, function: PciFunction) -> Excuse | None:
         """``viot_pci_dev_iommu_init()``, drivers/acpi/viot.c."""
         viot = self.platform.firmware.viot
-        address = function.address
-        found = viot.range_of(address.domain, address.requester_id) if viot is not None else None
-        if found is None:
-            return Excuse("no PCI range of the VIOT table holds its requester ID", Evidence.VIOT)
-        if found.output is None:
+        where = (function.address.domain, function.address.requester_id)
+        if viot is not None and viot.range_of(*where) is not None:
+            return None
+        if viot is not None and any(one.holds(*where) for one in viot.pci_ranges):
             return Excuse("the VIOT table names an IOMMU for it that is not described", Evidence.VIOT)
-        return None
+        return Excuse("no PCI range of the VIOT table holds its requester ID", Evidence.VIOT)
 
     def _iort(self, function: PciFunction) -> Excuse | None:
         """``iort_iommu_configure_id()``, drivers/acpi/arm64/iort.c."""
@@ -256,6 +267,8 @@ class Scope:
         has a group, drivers are deferred and their absence explains nothing.
         """
         if function.driver is not None or not self.grouped or not self.platform.waits_for_drivers:
+            return None
+        if function.class_code is None and function.is_bridge:
             return None
         if (function.class_code or 0) >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR):
             return None

@@ -7,25 +7,19 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from iommud import firmware as parsers
 from iommud.address import Address
-from iommud.firmware import (
-    Dmar,
-    HostBridge,
-    Iort,
-    Ivrs,
-    Viot,
-    host_bridges,
-    parse_dmar,
-    parse_fdt,
-    parse_iort,
-    parse_ivrs,
-    parse_viot,
-)
 from iommud.kernel import Kernel
 from iommud.pci import CLASS_SYSTEM_IOMMU
 from iommud.snapshot import PciFunction, Snapshot
 
+if TYPE_CHECKING:
+    from iommud.firmware import Dmar, HostBridge, Iort, Ivrs, Viot
+
+_STONEY_RIDGE_GRAPHICS = (0x1002, 0x98E4)
+"""``early_amd_iommu_init()`` gives the IOMMU up beside it."""
 VIRTIO_IOMMU = (0x1AF4, 0x1057)
 """Vendor and device of a virtio-iommu PCI function (virtio 1.2, sec 4.1.2.1: 0x1040 + device id 23)."""
 
@@ -83,19 +77,22 @@ class Firmware:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Firmware:
-        """Parse what a snapshot holds; broken tables are named problems."""
+        """Parse what a snapshot holds; broken tables are named problems.
+
+        A table of which nothing could be read is none: it would refuse every function.
+        """
         tables = snapshot.tables
-        dmar = parse_dmar(tables["DMAR"]) if "DMAR" in tables else None
-        ivrs = parse_ivrs(tables["IVRS"]) if "IVRS" in tables else None
-        viot = parse_viot(tables["VIOT"]) if "VIOT" in tables else None
-        iort = parse_iort(tables["IORT"]) if "IORT" in tables else None
+        dmar = parsers.parse_dmar(tables["DMAR"]) if "DMAR" in tables else None
+        ivrs = parsers.parse_ivrs(tables["IVRS"]) if "IVRS" in tables else None
+        viot = parsers.parse_viot(tables["VIOT"]) if "VIOT" in tables else None
+        iort = parsers.parse_iort(tables["IORT"]) if "IORT" in tables else None
         bridges, tree_problems = _device_tree(snapshot)
         tables_read = [table.problems for table in (dmar, ivrs, viot, iort) if table is not None]
         return cls(
-            dmar=dmar,
-            ivrs=ivrs,
-            viot=viot,
-            iort=iort,
+            dmar=dmar if dmar is not None and dmar.units else None,
+            ivrs=ivrs if ivrs is not None and ivrs.blocks_used() else None,
+            viot=viot if viot is not None and (viot.pci_ranges or viot.iommus) else None,
+            iort=iort if iort is not None and iort.nodes else None,
             host_bridges=bridges,
             problems=(*(problem for found in tables_read for problem in found), *tree_problems),
         )
@@ -103,16 +100,29 @@ class Firmware:
     @property
     def is_silent(self) -> bool:
         """Whether the snapshot holds nothing that says which functions an IOMMU serves."""
-        tables = (self.dmar, self.ivrs, self.viot, self.iort, self.host_bridges)
-        return all(table is None for table in tables)
+        return self.dmar is None and self.ivrs is None and not self.maps_ids
+
+    @property
+    def maps_ids(self) -> bool:
+        """Whether it holds a VIOT, an IORT or a device tree, which map requester IDs to IOMMUs."""
+        return any(one is not None for one in (self.viot, self.iort, self.host_bridges))
+
+    @property
+    def id_mapping(self) -> str | None:
+        """Name of the first of these that leads requester IDs of PCI functions to an IOMMU."""
+        if self.viot is not None and any(one.output is not None for one in self.viot.pci_ranges):
+            return "ACPI table VIOT"
+        if self.iort is not None and _iort_serves(self.iort):
+            return "ACPI table IORT"
+        return "device tree" if _tree_serves(self.host_bridges) else None
 
 
 def _device_tree(snapshot: Snapshot) -> tuple[tuple[HostBridge, ...] | None, tuple[str, ...]]:
     """Host bridges of the device tree, unless ACPI describes the machine: then the tree is a stub."""
-    if snapshot.device_tree is None or snapshot.table_names:
+    if snapshot.device_tree is None or snapshot.table_names or snapshot.tables:
         return None, ()
-    tree = parse_fdt(snapshot.device_tree)
-    bridges = host_bridges(tree)
+    tree = parsers.parse_fdt(snapshot.device_tree)
+    bridges = parsers.host_bridges(tree)
     problems = (*tree.problems, *(problem for bridge in bridges for problem in bridge.problems))
     return bridges or None, problems
 
@@ -149,8 +159,7 @@ class Platform:
             return False
         if self.firmware.dmar is not None or self.firmware.ivrs is not None:
             return False
-        described = (self.firmware.viot, self.firmware.iort, self.firmware.host_bridges)
-        return True if any(one is not None for one in described) else None
+        return True if self.firmware.maps_ids else None
 
     @property
     def waits_for_drivers(self) -> bool:
@@ -171,12 +180,15 @@ class Platform:
     def acs_before_grouping(self) -> bool | None:
         """Whether ACS is switched on before functions are grouped; None: the platform is not known.
 
-        Intel, AMD, IORT and VIOT ask for it before the PCI scan; a device tree does so in time only since commit
-        c41e2fb67e26 ("PCI: Enable ACS after configuring IOMMU for OF platforms").
+        Intel, AMD and IORT ask for it before the PCI scan, VIOT since 6.0 ("ACPI: VIOT: Fix ACS setup"); a device
+        tree does so in time only since commit c41e2fb67e26 ("PCI: Enable ACS after configuring IOMMU for OF
+        platforms").
         """
         firmware = self.firmware
-        if self.by_firmware is False or firmware.iort is not None or firmware.viot is not None:
+        if self.by_firmware is False or firmware.iort is not None:
             return True
+        if firmware.viot is not None:
+            return self.kernel.at_least(6, 0)
         return None if firmware.host_bridges is None else self._late_request_repaired
 
 
@@ -234,48 +246,76 @@ def _ivrs_present(snapshot: Snapshot, drivers: frozenset[Driver]) -> bool | None
 def _usage(snapshot: Snapshot, drivers: frozenset[Driver], firmware: Firmware) -> tuple[Usage, str]:
     if has_groups(snapshot):
         return Usage.IN_USE, "functions have groups"
-    words = (snapshot.cmdline or "").split()
-    usage, reason = _usage_without_groups(drivers, firmware, snapshot.table_names or frozenset(), words)
+    usage, reason = _usage_without_groups(snapshot, drivers, firmware)
     if usage is Usage.NO_GROUPS and not snapshot.groups_listed:
         return Usage.UNKNOWN, f"{reason}, but /sys/kernel/iommu_groups is not in this snapshot"
     return usage, reason
 
 
-def _usage_without_groups(
-    drivers: frozenset[Driver], firmware: Firmware, names: frozenset[str], words: list[str]
-) -> tuple[Usage, str]:
+def _usage_without_groups(snapshot: Snapshot, drivers: frozenset[Driver], firmware: Firmware) -> tuple[Usage, str]:
     if drivers:
-        listed = ", ".join(sorted(drivers))
-        return Usage.NO_GROUPS, f"/sys/class/iommu lists an IOMMU ({listed})"
-    if firmware.viot is not None and firmware.viot.pci_ranges:
-        return Usage.NO_GROUPS, "the ACPI table VIOT describes an IOMMU that no driver took"
-    if firmware.iort is not None and _iort_serves(firmware.iort):
-        return Usage.NO_GROUPS, "the ACPI table IORT describes an SMMU that no driver took"
-    if _tree_serves(firmware.host_bridges):
-        return Usage.NO_GROUPS, "the device tree describes an IOMMU that no driver took"
-    if firmware.ivrs is not None or "IVRS" in names:
-        return _by_switch(words, ("iommu=off", "amd_iommu=off"), "IVRS")
-    if firmware.dmar is not None or "DMAR" in names:
-        return _intel_usage(words)
+        return _usage_by_class(snapshot, drivers, firmware)
+    if firmware.id_mapping is not None:
+        return Usage.NO_GROUPS, f"the {firmware.id_mapping} describes an IOMMU that no driver took"
+    names = (snapshot.table_names or frozenset()) | snapshot.tables.keys()
+    if "IVRS" in names:
+        return _amd_usage(snapshot)
+    if "DMAR" in names:
+        return _intel_usage(snapshot.cmdline)
     unread = sorted(names & {"VIOT", "IORT"})
-    if unread and firmware.viot is None and firmware.iort is None:
+    if unread and not firmware.maps_ids:
         return Usage.UNKNOWN, f"the ACPI table {unread[0]} could not be read (run as root)"
     return Usage.NOT_USED, "neither the kernel nor the firmware in this snapshot names an IOMMU"
 
 
-def _by_switch(words: list[str], switches: tuple[str, ...], table: str) -> tuple[Usage, str]:
-    off = [word for word in words if word.split(",")[0] in switches]
-    if off:
-        return Usage.NOT_USED, f"the kernel command line says {off[0]}"
-    return Usage.NO_GROUPS, f"the ACPI table {table} describes an IOMMU that no driver took"
+def _usage_by_class(snapshot: Snapshot, drivers: frozenset[Driver], firmware: Firmware) -> tuple[Usage, str]:
+    """An IOMMU is at work, but not every one is for PCI: boards have some for graphics and video alone."""
+    switches = [_switched_off(driver, snapshot.cmdline) for driver in sorted(drivers)]
+    if all(switches):
+        return Usage.NOT_USED, f"the kernel command line says {switches[0]}"
+    listed = f"/sys/class/iommu lists an IOMMU ({', '.join(sorted(drivers))})"
+    if drivers <= FIRMWARE_DESCRIBED | {Driver.OTHER}:
+        if firmware.maps_ids and firmware.id_mapping is None:
+            return Usage.NOT_USED, f"{listed}, but the firmware leads no PCI function to it"
+        if drivers == {Driver.OTHER} and not firmware.maps_ids:
+            return Usage.UNKNOWN, f"{listed}, and nothing in this snapshot says whether it serves PCI functions"
+    return Usage.NO_GROUPS, listed
 
 
-def _intel_usage(words: list[str]) -> tuple[Usage, str]:
+def parameter_values(cmdline: str | None, name: str) -> list[str]:
+    """Every value of a kernel parameter, in the order given: ``intel_iommu=on,igfx_off`` has two."""
+    words = (word.partition("=") for word in (cmdline or "").split())
+    return [part for key, _, values in words if key == name for part in values.split(",")]
+
+
+def _switched_off(driver: Driver, cmdline: str | None) -> str | None:
+    """The parameter that keeps an x86 driver from using its IOMMUs, or None."""
+    parameter = {Driver.INTEL: "intel_iommu", Driver.AMD: "amd_iommu"}.get(driver)
+    if parameter is None:
+        return None
+    if "off" in parameter_values(cmdline, "iommu"):
+        return "iommu=off"
+    values = [value for value in parameter_values(cmdline, parameter) if value in ("on", "off")]
+    # Of intel_iommu= the last one counts: intel_iommu_setup() takes them in order. AMD's off is never taken back.
+    off = "off" in (values[-1:] if driver is Driver.INTEL else values)
+    return f"{parameter}=off" if off else None
+
+
+def _amd_usage(snapshot: Snapshot) -> tuple[Usage, str]:
+    switch = _switched_off(Driver.AMD, snapshot.cmdline)
+    if switch is not None:
+        return Usage.NOT_USED, f"the kernel command line says {switch}"
+    if any((one.vendor, one.device) == _STONEY_RIDGE_GRAPHICS for one in snapshot.functions):
+        return Usage.NOT_USED, "the kernel leaves the IOMMU of Stoney Ridge processors off"
+    return Usage.NO_GROUPS, "the ACPI table IVRS describes an IOMMU that no driver took"
+
+
+def _intel_usage(cmdline: str | None) -> tuple[Usage, str]:
     """Intel IOMMUs stay off unless asked for: the kernel's own default differs between distributions."""
-    settings = [part for word in words if word.startswith("intel_iommu=") for part in word[12:].split(",")]
-    if "iommu=off" in words or "off" in settings:
-        return Usage.NOT_USED, "the kernel command line switches the IOMMU off"
-    if "on" in settings:
+    switch = _switched_off(Driver.INTEL, cmdline)
+    if switch is not None:
+        return Usage.NOT_USED, f"the kernel command line says {switch}"
+    if "on" in parameter_values(cmdline, "intel_iommu"):
         return Usage.NO_GROUPS, "the ACPI table DMAR describes IOMMUs and intel_iommu=on asks for them"
     return (
         Usage.NOT_USED,
