@@ -65,9 +65,11 @@ def capture_to_path(tree: Tree, path: str, *, wake: bool = False, compression: C
     """Write a capture to a file, compressed as its name says (``compression_of``), or to standard output (``-``).
 
     ``compression`` is for names that say nothing. A file appears under its name when it is whole: what fails leaves
-    nothing behind. Raises SourceError, which names the output, if it cannot be written; a pipe that was closed raises
-    BrokenPipeError.
+    nothing behind. Raises SourceError, which names the output, if it cannot be written or is a terminal; a pipe that
+    was closed raises BrokenPipeError.
     """
+    if path == "-" and sys.stdout.isatty():
+        raise SourceError(path, "an archive is not for a terminal: name a file, or send it through a pipe")
     log = read_kernel_log(tree)
     try:
         if path == "-":

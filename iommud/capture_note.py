@@ -15,6 +15,7 @@ _FORMAT = 1
 _BLANKED = (
     "PCIe Device Serial Number",
     "Vital Product Data registers",
+    "config space outside of capability lists that cannot be followed",
     "values on the kernel command line that are not about IOMMUs, PCI or known to be harmless",
     "who built the kernel, and where",
     "serial numbers, MAC and IP addresses, UUIDs and DMI names in the kernel log",
@@ -89,7 +90,7 @@ class CaptureSummary:
     vital_data: int = 0
     """Functions whose Vital Product Data registers were blanked."""
     cut_configs: int = 0
-    """Functions with capability lists so broken that bytes of unknown meaning were zeroed."""
+    """Functions of which bytes were zeroed that no capability list explains, because it is broken or absent."""
     parameters: int = 0
     """Values blanked on the kernel command line."""
     log_lines: int | None = None
@@ -103,7 +104,10 @@ class CaptureSummary:
             (self.asleep, "{} left asleep, so without their config space (--wake reads it)"),
             (self.serial_numbers, "blanked: the serial numbers of {}"),
             (self.vital_data, "blanked: the vital product data registers of {}"),
-            (self.cut_configs, "blanked: what lies behind the broken capability lists of {}"),
+            (
+                self.cut_configs,
+                "blanked: what lies outside the capability lists of {}, which do not tell all that is there",
+            ),
         )
         log = "the kernel log could not be read" if self.log_lines is None else f"{self.log_lines} lines of kernel log"
         return [

@@ -69,7 +69,7 @@ _IDENTIFIER = re.compile(f"{_UUID}|{_MAC}|{_MAC_WITH_DASHES}|{_IP}|{_MAIL}")
 _MANY_DIGITS = re.compile(r"(?:[0-9][^0-9]*){7}")
 """No word that the kernel knows has seven digits; keys and serial numbers have."""
 _SERIAL = re.compile(
-    r"(\bserial[ _-]?(?:number|num|no)\b\.?\s*[:=#]?\s*|\bserial\s*[:=#]\s*)(?!\[blanked\])[^\s,;]+", re.IGNORECASE
+    r"(\bserial[ _-]?(?:number|num|no)\b\.?+\s*+[:=#]?+\s*+|\bserial\s*[:=#]\s*+)(?!\[blanked\])[^\s,;]+", re.IGNORECASE
 )
 _PRIVATE_NAME = (
     r"(?:root|rootflags|resume|cryptdevice|(?:rd\.)?luks[\w.]*|rd\.lvm[\w.]*|ip|nfsroot|netroot|BOOTIF|"
@@ -126,6 +126,13 @@ def redact_version(text: str) -> str:
 
 def redact_log_line(text: str) -> str:
     """A line of the kernel log without serial numbers, MAC and IP addresses, UUIDs and names that DMI gives."""
+    # What is blanked may have hidden the edge of its neighbour.
+    while (redacted := _redact_log_line_once(text)) != text:
+        text = redacted
+    return text
+
+
+def _redact_log_line_once(text: str) -> str:
     text = _FIRMWARE_NAMES.sub(rf"\1 {BLANKED}", text)
     text = _PRIVATE_PARAMETER.sub(rf"\1{BLANKED}", text)
     text = _SERIAL.sub(rf"\1{BLANKED}", text)
