@@ -84,8 +84,6 @@ class KernelOracle:
         for address, devfns in (logged or {}).items():
             self.devices[address].mask |= set(devfns)
 
-    # How the PCI core sets the machine up.
-
     def _scan(self, facts: Mapping[Address, PciFunction]) -> dict[Address, Device]:
         """Devices in the order of the kernel's list: a bus is scanned before the buses below it."""
         waiting = sorted(facts.values(), key=lambda one: (one.physfn is not None, one.address))
@@ -170,8 +168,6 @@ class KernelOracle:
         rows = (row for row in self.lists if row["list"] == name and int(row["vendor"], 16) == vendor)
         return any(int(row["first"], 16) <= device <= int(row["last"], 16) for row in rows)
 
-    # Is it isolated?
-
     def acs(self, dev: Device) -> bool:
         for row in self.acs_rows:
             if int(row["vendor"], 16) == dev.facts.vendor and row["device"] in ("any", f"{dev.facts.device:04x}"):
@@ -239,8 +235,6 @@ class KernelOracle:
             bus = bus.parent
         return None if bus is None else bus.bridge
 
-    # Whose requests carry which ID?
-
     def walk(self, dev: Device, call: Callable[[Device, tuple[int, int, int]], bool]) -> bool:
         """Call back with each device that takes an alias, and the alias, until a call says to stop."""
         first = dev.real or dev
@@ -284,8 +278,6 @@ class KernelOracle:
     def aliases(one: Device, other: Device) -> bool:
         in_masks = other.devfn in one.mask or one.devfn in other.mask
         return in_masks or one.real is other or other.real is one
-
-    # Which group does one device get?
 
     def probe(self, order: Iterable[Address]) -> frozenset[frozenset[Address]]:
         """The groups after these functions were probed in this order; others stay without a group."""

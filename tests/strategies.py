@@ -44,7 +44,7 @@ QUIRKED = [
     *("1180:e476", "6766:3d40", "1103:0642"),  # aliases of functions 0 and 1
     *("8086:2260", "8086:2954", "10b5:87b0", "9005:0285"),  # aliases elsewhere on the bus
     *("10e3:8113", "14e4:9000", "1a03:1150"),  # bridge flags
-    *("1055:1001", "1055:4000"),  # aliases in the function's memory
+    *("11f8:8531", "1055:1001"),  # aliases in the function's memory, of all kernels and from 6.1 on
 ]
 # Slots 1 (Adaptec), 0x10, 0x11 and 0x12 (Xeon Phi) are ones that alias masks name.
 SLOTS = [0x00, 0x01, 0x02, 0x10, 0x11, 0x12]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from iommud.address import Address
@@ -76,21 +76,25 @@ class Aliases:
 
         ``unread`` says what a bridge of unknown type counts as.
         """
-        found: list[PciFunction] = []
+        return [
+            bridge
+            for bridge in self._walked(chain)
+            if self.bridge_alias(bridge) is not None or (unread and self.type_unread(bridge))
+        ]
+
+    def _walked(self, chain: tuple[PciFunction, ...]) -> Iterator[PciFunction]:
         for bridge in chain:
             # The Vulcan root complex translates before this point: quirk_bridge_cavm_thrx2_pcie_root().
             if self.topology.flag(bridge, BridgeFlag.BRIDGE_XLATE_ROOT):
-                break
-            if self.bridge_alias(bridge) is not None or (unread and self.type_unread(bridge)):
-                found.append(bridge)
-        return found
+                return
+            yield bridge
 
     def of(self, function: PciFunction) -> tuple[Alias, ...]:
         """Every requester ID of a function in the order of ``pci_for_each_dma_alias()``, without repetition."""
         sender = self.topology.real_dma_device(function)
         found = [Alias(sender.address, sender.address)]
         found += [Alias(sender.address, sender.address.with_devfn(devfn)) for devfn in sorted(self.mask(sender))]
-        for bridge in self.alias_bridges(self.topology.chain(sender)):
+        for bridge in self._walked(self.topology.chain(sender)):
             requester = self.bridge_alias(bridge)
             if requester is not None:
                 found.append(Alias(bridge.address, requester))
