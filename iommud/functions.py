@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from iommud.address import Address
+from iommud.capture_note import NOTE_PATH, CaptureNote
 from iommud.files import ConfigFile, Tree
 from iommud.pci import (
     CARDBUS_HEADER_SIZE,
@@ -23,6 +24,7 @@ from iommud.power import Sleep
 from iommud.snapshot import PciFunction
 
 _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}):([0-9a-f]{2})")
+_BUS = re.compile(r"[0-9a-f]{4,8}:([0-9a-f]{2})")
 _HEXADECIMAL = re.compile(r"(?:0x)?[0-9a-fA-F]{1,6}")
 _CLIMB = "../../../"
 
@@ -34,6 +36,9 @@ class FunctionReader:
         self._tree = tree
         self.paths: dict[Address, str] = {}
         self.config_reads = 0
+        note = None if tree.live else CaptureNote.decode(tree.read(NOTE_PATH))
+        self.whole = tree.live or (note is not None and note.complete)
+        """Whether every attribute and link that the machine has can be seen: not so in captures of other makers."""
 
     def identity(self, address: Address, entry: str) -> PciFunction | None:
         """What sysfs tells of a function without config space; None if it is gone."""
@@ -63,14 +68,27 @@ class FunctionReader:
             ari_enabled=self._ari(address, path),
         )
 
-    def with_bus_numbers(self, function: PciFunction) -> PciFunction:
-        """The bridge with its secondary and subordinate bus numbers (world-readable attributes)."""
+    def with_bus_numbers(self, function: PciFunction, sleep: Sleep) -> PciFunction:
+        """The bridge with its secondary and subordinate bus numbers.
+
+        Since 6.18 the attributes wake the bridge, so of one that sleeps, or where they are not in the snapshot, the
+        secondary number is told by the name of the bus object below it.
+        """
         path = self.paths.get(function.address)
         if path is None:
             return function
-        secondary = _decimal(self._tree.text(f"{path}/secondary_bus_number"))
-        subordinate = _decimal(self._tree.text(f"{path}/subordinate_bus_number"))
+        secondary = subordinate = None
+        if not sleep.would_wake(function.address, function.upstream):
+            secondary = _decimal(self._tree.text(f"{path}/secondary_bus_number"))
+            subordinate = _decimal(self._tree.text(f"{path}/subordinate_bus_number"))
+        if secondary is None:
+            secondary = self._bus_below(path)
         return replace(function, secondary_bus=secondary, subordinate_bus=subordinate)
+
+    def _bus_below(self, path: str) -> int | None:
+        names = self._tree.list(f"{path}/pci_bus") or ()
+        buses = [int(found[1], 16) for name in names if (found := _BUS.fullmatch(name))]
+        return buses[0] if len(buses) == 1 else None
 
     def has_link(self, address: Address) -> bool | None:
         """True if the function has link attributes, else None: what absence means depends on the source."""
@@ -105,6 +123,9 @@ class FunctionReader:
 
         if function.vendor is None or function.device is None:
             function = _identified(function, read(0))
+        if not self.whole and file.read(0, 4) == b"\xff\xff\xff\xff":
+            # A virtual function answers so, too (PCIe r3.1, sec 9.3.4.1.1): its physfn link is not in this capture.
+            return replace(function, config=ConfigFacts(gap=Gap.ALL_ONES))
         config = decode_config(
             read,
             wanted,
@@ -114,6 +135,8 @@ class FunctionReader:
             extended_evidence=stored == CONVENTIONAL_CONFIG_SIZE and self._tree.exists(f"{path}/sriov_numvfs"),
             gap=self._reason_for_gap(stored),
         )
+        if config.gap is Gap.RESTRICTED and self._tree.live and not self._tree.exists(path):
+            config = replace(config, gap=Gap.VANISHED)
         return replace(function, config=config)
 
     def _reason_for_gap(self, stored: int) -> Gap:

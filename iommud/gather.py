@@ -43,8 +43,6 @@ _PLAIN = (
     "revision",
     "subsystem_vendor",
     "subsystem_device",
-    "secondary_bus_number",
-    "subordinate_bus_number",
     "ari_enabled",
     "sriov_numvfs",
     "sriov_totalvfs",
@@ -57,8 +55,9 @@ _PLAIN = (
 )
 # Since 6.18 these read config space with the function awake ("PCI/sysfs: Ensure devices are powered for config
 # reads"), so of one that sleeps they tell no more than that they exist.
-_WAKING = ("current_link_speed", "current_link_width", "max_link_width")
-_EXISTENCE_TELLS = frozenset({"sriov_numvfs", "max_link_speed", *_WAKING})
+_LINK_STATE = ("current_link_speed", "current_link_width", "max_link_width")
+_WAKING = (*_LINK_STATE, "secondary_bus_number", "subordinate_bus_number")
+_EXISTENCE_TELLS = frozenset({"sriov_numvfs", "max_link_speed", *_LINK_STATE})
 _LINKS = ("driver", "iommu_group", "iommu", "physfn")
 _VIRTUAL_FUNCTION = re.compile(r"virtfn[0-9]{1,5}")
 _GROUP_ATTRIBUTES = ("name", "reserved_regions", "type")
@@ -108,8 +107,8 @@ class _Gathering:
 
     def _bus(self, wake: bool) -> None:
         reader = FunctionReader(self.tree)
-        found = {function.address: function for function in identities(self.tree, reader)[0]}
         sleep = Sleep(self.tree, reader.paths, wake=wake)
+        found = {function.address: function for function in identities(self.tree, reader, sleep)[0]}
         self._put("sys/bus/pci", {})
         names = self.tree.list(_DEVICES)
         if names is not None:
@@ -133,6 +132,8 @@ class _Gathering:
             self._attribute(f"{path}/{name}", unread=asleep)
         for name in (*_LINKS, *filter(_VIRTUAL_FUNCTION.fullmatch, self.tree.list(path) or ())):
             self._link(f"{path}/{name}")
+        for name in self.tree.list(f"{path}/pci_bus") or ():
+            self._put(f"{path}/pci_bus/{name}", {})
         if asleep:
             self.summary.asleep += 1
         else:

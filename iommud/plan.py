@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from iommud.address import Address
 from iommud.model.quirks import AcsRule, DeviceList, Quirks
-from iommud.pci import Wanted
+from iommud.pci import CLASS_CARDBUS_BRIDGE, Wanted
 from iommud.snapshot import PciFunction
 
 _NOTHING_READ = frozenset({AcsRule.ALWAYS, AcsRule.MF_ENDPOINT})
@@ -59,9 +59,14 @@ def _first_rule(function: PciFunction, quirks: Quirks) -> AcsRule | None:
 def _registers(function: PciFunction, quirks: Quirks, *, every_type: bool, acs: bool) -> Wanted:
     vendor, device = function.vendor or 0, function.device or 0
     return Wanted(
-        header=every_type or function.address.function == 0,
+        # Where a CardBus bridge keeps its capabilities is told by its header.
+        header=every_type or function.address.function == 0 or _is_cardbus(function),
         acs=acs,
         every_type=every_type,
         wide_acs=quirks.listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, vendor, device),
         mpc=quirks.listed(DeviceList.INTEL_PCH_ROOT_PORT, vendor, device),
     )
+
+
+def _is_cardbus(function: PciFunction) -> bool:
+    return (function.class_code or 0) >> 8 == CLASS_CARDBUS_BRIDGE

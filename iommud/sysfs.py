@@ -12,18 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from iommud.address import Address
-from iommud.capture_note import NOTE_PATH, CaptureNote
 from iommud.consistency import contradictions
 from iommud.files import Tree
 from iommud.functions import FunctionReader
 from iommud.kernel import Kernel, identify
 from iommud.model.quirks import Quirks
 from iommud.model.topology import BusId
+from iommud.pci import Gap
 from iommud.plan import plan_reads
 from iommud.power import Sleep
 from iommud.snapshot import Complaint, Contradiction, IommuGroup, PciFunction, Snapshot
 
-_DEVICES = "sys/bus/pci/devices"
+DEVICES = "sys/bus/pci/devices"
 _GROUPS = "sys/kernel/iommu_groups"
 _IOMMUS = "sys/class/iommu"
 _TABLES = "sys/firmware/acpi/tables"
@@ -49,11 +49,11 @@ def take_snapshot(
     version_line = tree.text("proc/version")
     found = kernel or identify(release, version_line)
     reader = reader or FunctionReader(tree)
-    functions, vanished = identities(tree, reader)
-    planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
     sleep = Sleep(tree, reader.paths, wake=wake)
+    functions, vanished = identities(tree, reader, sleep)
+    planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
-    functions = _with_link_attributes(functions, reader, whole=tree.live or _is_complete(tree))
+    functions = _with_link_attributes(functions, reader)
     groups = read_groups(tree)
     return Snapshot(
         source=tree.name,
@@ -72,35 +72,31 @@ def take_snapshot(
     )
 
 
-def _is_complete(tree: Tree) -> bool:
-    """Whether iommud captured the machine itself: then every attribute that was there is in the capture."""
-    note = CaptureNote.decode(tree.read(NOTE_PATH))
-    return note is not None and note.complete
-
-
-def identities(tree: Tree, reader: FunctionReader) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
+def identities(tree: Tree, reader: FunctionReader, sleep: Sleep) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
     """All functions with their place in the hierarchy, without config space, and those that are gone by now."""
     functions: list[PciFunction] = []
     vanished: list[Contradiction] = []
-    for name in tree.list(_DEVICES) or ():
+    for name in tree.list(DEVICES) or ():
         address = Address.from_name(name)
         if address is None:
             continue
-        function = reader.identity(address, f"{_DEVICES}/{name}")
+        function = reader.identity(address, f"{DEVICES}/{name}")
         if function is None:
             detail = "it disappeared while the machine was read"
             vanished.append(Contradiction(Complaint.CHANGED_WHILE_READ, (address,), detail))
         else:
             functions.append(function)
     functions.sort(key=lambda one: one.address)
-    return _with_bus_numbers(functions, reader), tuple(vanished)
+    return _with_bus_numbers(functions, reader, sleep), tuple(vanished)
 
 
-def _with_bus_numbers(functions: list[PciFunction], reader: FunctionReader) -> list[PciFunction]:
+def _with_bus_numbers(functions: list[PciFunction], reader: FunctionReader, sleep: Sleep) -> list[PciFunction]:
     """Read the bus numbers of bridges, and place functions whose path is not in the snapshot by them."""
     bridges = {function.upstream for function in functions if function.upstream is not None}
     numbered = [
-        reader.with_bus_numbers(one) if one.is_bridge or one.class_code is None or one.address in bridges else one
+        reader.with_bus_numbers(one, sleep)
+        if one.is_bridge or one.class_code is None or one.address in bridges
+        else one
         for one in functions
     ]
     below: dict[BusId, Address] = {
@@ -117,22 +113,22 @@ def _by_number(function: PciFunction, below: Mapping[BusId, Address]) -> Address
     return below.get((placed.domain, placed.bus))
 
 
-def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader, *, whole: bool) -> list[PciFunction]:
+def _with_link_attributes(functions: list[PciFunction], reader: FunctionReader) -> list[PciFunction]:
     """Where config space was wanted and silent, tell PCIe functions by their link attributes.
 
-    The kernel makes these for every PCIe function; a capture that has them for no function at all did not keep
-    them, and then their absence says nothing.
+    The kernel makes these for every PCIe function. A capture of another maker that has them for no function at all
+    did not keep them, and one that lacks a function's config file may lack more of it: there absence says nothing.
     """
     silent = {one.address for one in functions if one.config.gap is not None and one.config.is_pcie is None}
     if not silent:
         return functions
-    kept = whole or any(reader.has_link(one.address) for one in functions)
-    return [
-        replace(one, has_link=reader.has_link(one.address) or (False if kept else None))
-        if one.address in silent
-        else one
-        for one in functions
-    ]
+    kept = reader.whole or any(reader.has_link(one.address) for one in functions)
+    return [_told_by_links(one, reader, kept=kept) if one.address in silent else one for one in functions]
+
+
+def _told_by_links(function: PciFunction, reader: FunctionReader, *, kept: bool) -> PciFunction:
+    absent_tells = kept and (reader.whole or function.config.gap is not Gap.NO_CONFIG)
+    return replace(function, has_link=reader.has_link(function.address) or (False if absent_tells else None))
 
 
 def read_groups(tree: Tree) -> dict[int, IommuGroup] | None:

@@ -297,3 +297,31 @@ def test_missing_bytes_that_cannot_change_the_groups_do_not_matter(machine: Tree
     report = check(read_sysfs(str(machine.root)))
 
     assert (report.status, report.config_complete) == ("ok", False)
+
+
+def test_the_bus_object_below_a_sleeping_bridge_tells_its_number(machine: TreeWriter) -> None:
+    place = port(machine, "0000:00:02.0", power_state="D3cold", secondary=9)
+    machine.write(f"{place}/pci_bus/0000:01/uevent", "")
+
+    found = function(captured(machine), "00:02.0")
+
+    assert (found.secondary_bus, found.subordinate_bus, found.config.gap) == (1, None, Gap.ASLEEP)
+    assert function(captured(machine, wake=True), "00:02.0").secondary_bus == 9
+
+
+def test_a_virtual_function_whose_physfn_link_was_not_captured_is_not_judged_by_its_registers(
+    machine: TreeWriter,
+) -> None:
+    config = b"\xff\xff\xff\xff" + config_space(0)[4:]
+    for number in (1, 2):
+        machine.function(f"0000:00:03.{number}", config=config)
+
+    assert [one.config.gap for one in captured(machine).functions] == [Gap.ALL_ONES] * 2
+
+
+def test_a_function_without_config_file_in_a_capture_may_lack_its_links_too(machine: TreeWriter) -> None:
+    port(machine, "0000:00:02.0", ROOT_PORT, max_link_width="1")
+    port(machine, "0000:00:02.0/0000:01:00.0", None, 2)
+
+    assert function(captured(machine), "01:00.0").has_link is None
+    assert function(live(machine), "01:00.0").has_link is False
