@@ -110,9 +110,9 @@ def test_the_order_of_functions_in_a_snapshot_is_immaterial(machine: Machine, iv
 @given(machines(), ivrs_tables)
 def test_the_closure_is_what_the_kernel_arrives_at_in_the_order_of_its_list(machine: Machine, ivrs: bool) -> None:
     kernel = oracle(machine, ivrs)
-    assume(not list_order_decides(kernel))
+    groups, expected = kernel.probe(list_order(kernel)), machine.groups(state(ivrs))
     target(float(len(machine.functions)))
-    assert kernel.probe(list_order(kernel)) == machine.groups(state(ivrs))
+    assert groups == expected or (list_order_decides(kernel) and refines(groups, expected))
 
 
 @given(machines(), ivrs_tables, st.data())
@@ -120,9 +120,9 @@ def test_the_closure_is_what_the_kernel_arrives_at_in_any_order_with_parents_fir
     machine: Machine, ivrs: bool, data: st.DataObject
 ) -> None:
     kernel = oracle(machine, ivrs)
-    assume(not exposed_slots(kernel))
-    order = parents_first(kernel, data.draw(orders(machine)))
-    assert kernel.probe(order) == machine.groups(state(ivrs))
+    groups = kernel.probe(parents_first(kernel, data.draw(orders(machine))))
+    expected = machine.groups(state(ivrs))
+    assert groups == expected or (exposed_slots(kernel) and refines(groups, expected))
 
 
 @given(machines(firmware_aliases=True), ivrs_tables, st.data())
@@ -160,6 +160,7 @@ def test_with_unread_bytes_the_truth_lies_between_finest_and_coarsest(
         machine.logged.pop(address, None)
     finest, coarsest = machine.groups(state(ivrs, True)), machine.groups(state(ivrs, False))
     event(f"undecided: {finest != coarsest}")
+    assert refines(finest, coarsest)
     assert refines(finest, truth)
     assert refines(truth, coarsest)
 
