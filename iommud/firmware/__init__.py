@@ -3,53 +3,50 @@
 
 All are pure: bytes in, facts out. Firmware is not trusted; any bytes give a result,
 and what is wrong with them is named in its `problems`.
+
+The names below are loaded when they are first used: a machine has one or two of the tables, and parsers for the
+others would take a tenth of the time of a small check.
 """
 
-from iommud.firmware.dmar import DeviceScope, Dmar, DmarUnit, ReservedRegion, ScopeKind, parse_dmar
-from iommud.firmware.fdt import DeviceTree, FdtError, Node, parse_fdt
-from iommud.firmware.fdt_pci import HostBridge, IommuMapEntry, MapResult, host_bridges
-from iommud.firmware.fdt_redact import redact_fdt
-from iommud.firmware.iort import IdMapping, Iort, NodeKind, RootComplex, SmmuStream, parse_iort
-from iommud.firmware.ivhd import AliasRange, RidRange
-from iommud.firmware.ivrs import IvhdBlock, Ivrs, parse_ivrs
-from iommud.firmware.mcfg import Mcfg, McfgAllocation, parse_mcfg
-from iommud.firmware.viot import (
-    MmioEndpoint,
-    PciRange,
-    Viot,
-    VirtioIommuMmio,
-    VirtioIommuPci,
-    parse_viot,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iommud.firmware.dmar import Dmar, DmarUnit, ScopeKind, parse_dmar
+    from iommud.firmware.fdt import parse_fdt
+    from iommud.firmware.fdt_pci import HostBridge, host_bridges
+    from iommud.firmware.iort import Iort, parse_iort
+    from iommud.firmware.ivrs import Ivrs, parse_ivrs
+    from iommud.firmware.mcfg import Mcfg, parse_mcfg
+    from iommud.firmware.viot import Viot, parse_viot
+
+_HOMES = {
+    "Dmar": "dmar",
+    "DmarUnit": "dmar",
+    "HostBridge": "fdt_pci",
+    "Iort": "iort",
+    "Ivrs": "ivrs",
+    "Mcfg": "mcfg",
+    "ScopeKind": "dmar",
+    "Viot": "viot",
+    "host_bridges": "fdt_pci",
+    "parse_dmar": "dmar",
+    "parse_fdt": "fdt",
+    "parse_iort": "iort",
+    "parse_ivrs": "ivrs",
+    "parse_mcfg": "mcfg",
+    "parse_viot": "viot",
+}
 
 __all__ = [
-    "AliasRange",
-    "DeviceScope",
-    "DeviceTree",
     "Dmar",
     "DmarUnit",
-    "FdtError",
     "HostBridge",
-    "IdMapping",
-    "IommuMapEntry",
     "Iort",
-    "IvhdBlock",
     "Ivrs",
-    "MapResult",
     "Mcfg",
-    "McfgAllocation",
-    "MmioEndpoint",
-    "Node",
-    "NodeKind",
-    "PciRange",
-    "ReservedRegion",
-    "RidRange",
-    "RootComplex",
     "ScopeKind",
-    "SmmuStream",
     "Viot",
-    "VirtioIommuMmio",
-    "VirtioIommuPci",
     "host_bridges",
     "parse_dmar",
     "parse_fdt",
@@ -57,5 +54,11 @@ __all__ = [
     "parse_ivrs",
     "parse_mcfg",
     "parse_viot",
-    "redact_fdt",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
