@@ -86,6 +86,11 @@ class Viot:
     iommus: tuple[VirtioIommu, ...]
     problems: tuple[str, ...]
 
+    @property
+    def pci_iommus(self) -> tuple[VirtioIommuPci, ...]:
+        """The virtio-iommus that are PCI functions."""
+        return tuple(iommu for iommu in self.iommus if isinstance(iommu, VirtioIommuPci))
+
     def range_of(self, segment: int, rid: int) -> PciRange | None:
         """The range that decides for a function, None where none with an IOMMU node holds it.
 

@@ -63,6 +63,8 @@ class Scope:
     """Functions that have a group."""
     roots: frozenset[tuple[int, int] | None]
     """Root buses on which some function has a group."""
+    described: frozenset[Address]
+    """Functions that a firmware table names as IOMMUs."""
     drivers_shown: bool
     """Whether the snapshot names the driver of any function."""
     _memo: dict[Address, Excuse | None] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Scope:
         """The scope of the IOMMUs of one machine."""
         roots = frozenset(one.root for one in snapshot.functions if one.address in grouped)
         shown = any(one.driver is not None for one in snapshot.functions)
-        return cls(topology, platform, snapshot, grouped, roots, shown)
+        return cls(topology, platform, snapshot, grouped, roots, platform.firmware.iommu_functions, shown)
 
     def excuse(self, function: PciFunction) -> Excuse | None:
         """Why this function may be without a group; None: it should have one."""
@@ -89,7 +91,7 @@ class Scope:
             return Excuse("it is not on the PCI bus", Evidence.SYSFS)
         if self.platform.usage is Usage.NOT_USED:
             return Excuse(f"no IOMMU is in use: {self.platform.usage_reason}", Evidence.SYSFS)
-        if is_iommu_itself(function, self.snapshot.iommus):
+        if is_iommu_itself(function, self.snapshot.iommus) or function.address in self.described:
             return Excuse("it is the IOMMU itself", self._own_evidence())
         sender = self.topology.real_dma_device(function)
         if sender is not function:

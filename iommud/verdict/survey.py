@@ -98,6 +98,13 @@ class Firmware:
         )
 
     @property
+    def iommu_functions(self) -> frozenset[Address]:
+        """PCI functions that a table names as IOMMUs."""
+        named = [(one.segment, one.rid) for one in (self.viot.pci_iommus if self.viot else ())]
+        named += [(one.segment, one.device_id) for one in (self.ivrs.blocks_used() if self.ivrs else ())]
+        return frozenset(Address.from_requester_id(segment, rid) for segment, rid in named)
+
+    @property
     def is_silent(self) -> bool:
         """Whether the snapshot holds nothing that says which functions an IOMMU serves."""
         return self.dmar is None and self.ivrs is None and not self.maps_ids
