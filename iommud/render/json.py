@@ -10,7 +10,7 @@ from typing import Any
 from iommud.address import Address
 from iommud.model.groups import Group
 from iommud.verdict.findings import Finding
-from iommud.verdict.report import Failure, Report, Result
+from iommud.verdict.report import Acceptance, Failure, Report, Result
 
 SCHEMA_VERSION = 1
 
@@ -55,6 +55,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "functions": report.functions,
         "groups": _groups(report),
         "findings": [_finding(one) for one in report.findings],
+        **({"accepted": [_accepted(one) for one in report.accepted]} if report.accepted else {}),
         "notes": list(report.notes),
     }
 
@@ -85,6 +86,11 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "expected": _partition(finding.expected),
         "reasons": [{"text": one.text, "reference": one.reference} for one in finding.reasons],
     }
+
+
+def _accepted(acceptance: Acceptance) -> dict[str, Any]:
+    accepted = {"reason": acceptance.reason, "until": acceptance.until.isoformat()}
+    return {**_finding(acceptance.finding), "accepted": accepted}
 
 
 def _addresses(addresses: Iterable[Address]) -> list[str]:

@@ -26,6 +26,7 @@ class Type(enum.StrEnum):
 
     GAUGE = "gauge"
     COUNTER = "counter"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +36,46 @@ class Metric:
     name: str
     type: Type
     help: str
+    labels: tuple[str, ...] = ()
+    """Labels that each series has; ``source`` is added where several sources are told apart."""
 
 
-BUILD_INFO = Metric("iommud_build_info", Type.GAUGE, "Version of iommud and the newest kernel it models; always 1.")
+ADDRESS_LABELS = ("segment", "bus", "device", "function")
+"""Spelled as the pcidevice collector of node_exporter spells them, so that both can be joined."""
+
+BUILD_INFO = Metric(
+    "iommud_build_info",
+    Type.GAUGE,
+    "Version of iommud and the newest kernel it models; always 1.",
+    ("version", "model"),
+)
 SOURCE_UP = Metric("iommud_source_up", Type.GAUGE, "Whether the machine could be read.")
-CHECK_STATUS = Metric("iommud_check_status", Type.GAUGE, "1 for the verdict of the check, 0 for all other verdicts.")
-IOMMU_INFO = Metric("iommud_iommu_info", Type.GAUGE, "IOMMUs that the kernel lists, with their driver; always 1.")
+CHECK_STATUS = Metric(
+    "iommud_check_status", Type.GAUGE, "1 for the verdict of the check, 0 for all other verdicts.", ("status",)
+)
+IOMMU_INFO = Metric(
+    "iommud_iommu_info",
+    Type.GAUGE,
+    "IOMMUs that the kernel lists, with their driver; always 1.",
+    ("iommu", "driver"),
+)
 FUNCTIONS = Metric(
     "iommud_functions",
     Type.GAUGE,
     "PCI functions that have an IOMMU group, lack one (ungrouped) or rightly have none (without).",
+    ("state",),
 )
 GROUPS = Metric("iommud_groups", Type.GAUGE, "IOMMU groups that hold PCI functions.")
 GROUP_FUNCTIONS = Metric(
-    "iommud_group_functions", Type.GAUGE, "PCI functions in each IOMMU group, named by its lowest member."
+    "iommud_group_functions", Type.GAUGE, "PCI functions in each IOMMU group, named by its lowest member.", ("group",)
 )
-FINDINGS = Metric("iommud_findings", Type.GAUGE, "Findings by kind and severity.")
-FINDING_INFO = Metric("iommud_finding_info", Type.GAUGE, "Functions that a finding is about; always 1.")
+FINDINGS = Metric("iommud_findings", Type.GAUGE, "Findings by kind and severity.", ("kind", "severity"))
+FINDING_INFO = Metric(
+    "iommud_finding_info",
+    Type.GAUGE,
+    "Functions that a finding is about; always 1.",
+    ("id", "kind", "severity", *ADDRESS_LABELS),
+)
 FINDING_INFO_OMITTED = Metric(
     "iommud_finding_info_omitted", Type.GAUGE, "Series of iommud_finding_info left out to bound their number."
 )
@@ -94,7 +118,7 @@ def render_prometheus(results: Sequence[Result]) -> str:
     A ``source`` label tells several sources apart; a single one has none.
     """
     by_metric: dict[Metric, dict[str, int]] = {metric: {} for metric in METRICS}
-    by_metric[BUILD_INFO][_labels(_build())] = 1
+    by_metric[BUILD_INFO][_labels(build_labels())] = 1
     for result, source in zip(results, _source_labels(results), strict=True):
         for sample in samples_of(result):
             # Two findings may say the same of the same function: one series is enough.
@@ -112,7 +136,8 @@ def samples_of(result: Result) -> Iterator[Sample]:
         yield from _findings(result.findings)
 
 
-def _build() -> Labels:
+def build_labels() -> Labels:
+    """The labels of ``iommud_build_info``."""
     major, minor = KNOWN_VERSIONS[-1]
     return {"version": __version__, "model": f"{major}.{minor}"}
 
@@ -150,13 +175,13 @@ def _about(finding: Finding) -> Iterator[Sample]:
     """One series for each function; a finding about the whole machine has one with an empty address."""
     begin = {"id": finding.id, "kind": str(finding.kind), "severity": str(finding.severity)}
     for address in finding.devices or (None,):
-        yield Sample(FINDING_INFO, {**begin, **_address_labels(address)}, 1)
+        yield Sample(FINDING_INFO, {**begin, **address_labels(address)}, 1)
 
 
-def _address_labels(address: Address | None) -> Labels:
-    """Spelled as the pcidevice collector of node_exporter spells them, so that both can be joined."""
+def address_labels(address: Address | None) -> Labels:
+    """ADDRESS_LABELS of a function; empty ones for the machine as a whole."""
     if address is None:
-        return {"segment": "", "bus": "", "device": "", "function": ""}
+        return dict.fromkeys(ADDRESS_LABELS, "")
     return {
         "segment": f"{address.domain:04x}",
         "bus": f"{address.bus:02x}",

@@ -44,6 +44,7 @@ def render_text(
     for finding in report.findings:
         lines.append("")
         lines.extend(_finding(view, finding, style, verbose=verbose))
+    lines.extend(_section("Accepted findings", _accepted(view), style))
     if verbose:
         lines.extend(_evidence(view, style))
     return "".join(f"{line}\n" for line in lines)
@@ -79,6 +80,14 @@ def _finding(view: View, finding: Finding, style: Style, *, verbose: bool) -> It
     yield "  " + style.paint(f"see {page(finding.kind)}", Role.QUIET)
     if verbose:
         yield "  " + style.paint(f"id {finding.id}", Role.QUIET)
+
+
+def _accepted(view: View) -> Iterator[str]:
+    """One paragraph for each: what it is, and why it does not count."""
+    for one in view.report.accepted:
+        finding = one.finding
+        about = headline(view, finding)
+        yield f"{finding.kind} ({finding.severity}): {about} Accepted until {one.until.isoformat()}: {one.reason}"
 
 
 def _reason(reason: Reason, style: Style, *, verbose: bool) -> Iterator[str]:

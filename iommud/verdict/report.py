@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from iommud.address import Address
 from iommud.kernel import Kernel
@@ -16,6 +17,9 @@ from iommud.verdict.findings import Finding, Kind, Severity
 from iommud.verdict.reasons import Explainer
 from iommud.verdict.scope import Excuse
 from iommud.verdict.survey import Platform
+
+if TYPE_CHECKING:
+    from datetime import date
 
 
 class Status(enum.StrEnum):
@@ -51,6 +55,17 @@ class Analysis:
     """The ties of the expected groups; of the finest ones where bytes are missing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A finding that somebody has looked at and accepted."""
+
+    finding: Finding
+    reason: str
+    """In that person's words."""
+    until: date
+    """The last day on which it is accepted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The verdict on one machine."""
@@ -73,6 +88,8 @@ class Report:
     without: tuple[tuple[Address, Excuse], ...] = ()
     """Functions that rightly have no group, and why."""
     findings: tuple[Finding, ...] = ()
+    accepted: tuple[Acceptance, ...] = ()
+    """Findings that do not count, and are shown as what they are; none of them is in ``findings``."""
     notes: tuple[str, ...] = ()
     """What a reader should know of how the verdict was reached."""
     config_reads: int = 0
