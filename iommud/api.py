@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from iommud.archive import open_source
+from iommud.files import Tree
 from iommud.kernel import Kernel
 from iommud.snapshot import Snapshot
 from iommud.sysfs import take_snapshot
+from iommud.tree import open_live
 
 
 def read_sysfs(
@@ -26,5 +27,12 @@ def read_sysfs(
 
     Raises SourceError if the source cannot be read or holds no PCI bus.
     """
-    tree = open_source(source, sysfs=sysfs, procfs=procfs)
+    tree = _opened(source) if source else open_live(sysfs, procfs)
     return take_snapshot(tree, kernel=kernel, wake=wake, thorough=thorough)
+
+
+def _opened(source: str) -> Tree:
+    # Most checks are of the machine itself, and start sooner without the readers of archives.
+    from iommud.archive import open_source  # noqa: PLC0415 - see above
+
+    return open_source(source)

@@ -19,7 +19,7 @@ from iommud.errors import ArchiveError, SourceError
 from iommud.files import READ_LIMIT, ConfigFile, LinkedTree, Tree, find_machine
 from iommud.members import Collector, Directory, Node, Padded, node_at
 from iommud.tarstream import Limits, TarStream
-from iommud.tree import DirectoryTree, LiveTree
+from iommud.tree import DirectoryTree, open_live
 
 __all__ = ["ArchiveTree", "open_source", "read_archive"]
 
@@ -135,7 +135,7 @@ def open_source(
     Raises SourceError if the source cannot be read or holds no PCI bus.
     """
     if not source:
-        return _with_pci(LiveTree(sysfs, procfs))
+        return open_live(sysfs, procfs)
     if source == "-":
         return _machine_in(read_archive(stdin or sys.stdin.buffer, "-", limits))
     try:
@@ -147,12 +147,6 @@ def open_source(
         raise SourceError(source, error.strerror or "cannot be read") from error
     except ValueError as error:
         raise SourceError(source, "no file can have this name") from error
-
-
-def _with_pci(tree: LiveTree) -> LiveTree:
-    if tree.list("sys/bus/pci") is None:
-        raise SourceError(tree.name, "no bus/pci in it")
-    return tree
 
 
 def _machine_in(tree: DirectoryTree | ArchiveTree) -> Tree:

@@ -16,7 +16,7 @@ import stat
 from iommud.errors import SourceError
 from iommud.files import ABSENT, READ_LIMIT, ConfigFile, LinkedTree, Stamp
 
-__all__ = ["DirectoryTree", "LiveTree"]
+__all__ = ["DirectoryTree", "LiveTree", "open_live"]
 
 _CHUNK = 4096
 """Bytes asked for at once: kernfs never gives more than a page (kernfs_file_read_iter, fs/kernfs/file.c)."""
@@ -246,6 +246,14 @@ def _open_guarded(host_path: str) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
+
+
+def open_live(sysfs: str = "/sys", procfs: str = "/proc") -> LiveTree:
+    """The machine that iommud runs on. Raises SourceError if its sysfs cannot be listed or holds no PCI bus."""
+    tree = LiveTree(sysfs, procfs)
+    if tree.list("sys/bus/pci") is None:
+        raise SourceError(tree.name, "no bus/pci in it")
+    return tree
 
 
 def _require_directory(name: str, root: str) -> None:
