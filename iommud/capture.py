@@ -93,11 +93,12 @@ def compression_of(path: str, default: Compression = "gz") -> Compression:
 @contextlib.contextmanager
 def _output(path: str) -> Iterator[BinaryIO]:
     """A stream that becomes the file of that name once it is whole; a device or a pipe is written as it stands."""
-    target = os.path.realpath(path)
-    if _is_special(target):
-        with open(target, "wb") as stream:
+    if _is_special(path):
+        # Not by its real path: that of /dev/stdout before a pipe is no name of a file.
+        with open(path, "wb") as stream:
             yield cast("BinaryIO", stream)
         return
+    target = os.path.realpath(path)
     partial = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")  # noqa: PTH118, PTH119, PTH120
     with open(partial, "xb") as stream:
         try:

@@ -15,6 +15,7 @@ EXIT_CLOSED_PIPE = 141
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: expected trouble is one line on standard error, never a traceback."""
+    _occupy_streams()
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -28,6 +29,13 @@ def main(arguments: list[str] | None = None) -> None:
         status = _complain(f"cannot write the answer: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _occupy_streams() -> None:
+    """Make a stream that the caller closed the null device, before some file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - as low as a descriptor, for good
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -108,7 +108,7 @@ def check(
         wake=wake,
         verbose=verbose,
         quiet=quiet,
-        style=output_style(colour),
+        style=output_style(colour, output),
         output=output,
         jobs=jobs,
     )

@@ -23,6 +23,7 @@ from iommud.verdict.report import EXIT_UNREADABLE, FailOn, Failure, Report, Resu
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
+    from multiprocessing.context import BaseContext
 
     from iommud.names import Names
     from iommud.render.style import Style
@@ -142,19 +143,43 @@ def _in_processes(sources: list[str | None], options: CheckOptions, jobs: int) -
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = [_submitted(pool, source, options) for source in sources]
+    with ProcessPoolExecutor(jobs, mp_context=_deaf_to_interrupts()) as pool:
         try:
-            for source, future in zip(sources, waiting, strict=True):
+            for source, future in zip(sources, _submitted(pool, sources, options), strict=True):
                 yield evaluate(source, options, several=True) if future is None else _awaited(source, future, options)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.kill()
             raise
 
 
-def _submitted(pool: ProcessPoolExecutor, source: str | None, options: CheckOptions) -> Future[Outcome] | None:
-    return None if source == "-" else pool.submit(evaluate, source, options, several=True)
+def _deaf_to_interrupts() -> BaseContext:
+    """Processes that leave Ctrl-C to this one: they inherit that it is ignored, so none dies with a traceback."""
+    import signal
+    from multiprocessing import forkserver, get_context
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return context
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, sources: list[str | None], options: CheckOptions
+) -> list[Future[Outcome] | None]:
+    """The work in the order of the sources, None for standard input; Ctrl-C waits until all processes stand."""
+    import signal
+
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return [None if one == "-" else pool.submit(evaluate, one, options, several=True) for one in sources]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _awaited(source: str | None, future: Future[Outcome], options: CheckOptions) -> Outcome:

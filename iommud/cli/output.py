@@ -56,24 +56,41 @@ class Output:
 def replace_file(path: str, content: bytes) -> None:
     """Put content in the place of a file by a rename, so that no reader sees half of it.
 
-    Raises SourceError if that fails; nothing is left behind then.
+    A link stays one, and what is no regular file (a device, a pipe) is written to as it is. Raises SourceError if
+    that fails; nothing is left behind then.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:  # noqa: PTH123 - a name from the command line, used as it is
-            file.write(content)
-        os.replace(temporary, path)  # noqa: PTH105 - see above
+        if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - a name from the command line
+            _write(path, content)
+        else:
+            _write_aside(os.path.realpath(path), content)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108 - see above
         raise SourceError(path, f"cannot be written: {error.strerror}") from error
 
 
-def wants_colour(choice: Colour) -> bool:
-    """Whether to colour standard output (https://no-color.org)."""
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:  # noqa: PTH123 - a name from the command line, used as it is
+        file.write(content)
+
+
+def _write_aside(target: str, content: bytes) -> None:
+    temporary = f"{target}.{os.getpid()}.tmp"
+    try:
+        _write(temporary, content)
+        os.replace(temporary, target)  # noqa: PTH105 - see above
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108 - see above
+        raise
+
+
+def wants_colour(choice: Colour, *, terminal: bool) -> bool:
+    """Whether to colour, on a terminal or elsewhere (https://no-color.org)."""
     if choice is not Colour.AUTO:
         return choice is Colour.ALWAYS
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def speaks_unicode() -> bool:
@@ -85,12 +102,15 @@ def speaks_unicode() -> bool:
     return True
 
 
-def output_style(colour: Colour) -> Style:
-    """How text on standard output may look: colour, character set and width of its terminal."""
+def output_style(colour: Colour, path: str | None = None) -> Style:
+    """How text may look, on standard output or in a file: colour, character set and width of the terminal."""
     from iommud.render.style import Style
 
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-    return Style(colour=wants_colour(colour), unicode=speaks_unicode(), width=width)
+    if path not in (None, "-"):
+        return Style(colour=wants_colour(colour, terminal=False), unicode=True, width=None)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((100, 24)).columns if terminal else None
+    return Style(colour=wants_colour(colour, terminal=terminal), unicode=speaks_unicode(), width=width)
 
 
 class Progress:
