@@ -117,6 +117,7 @@ class UeventSource:
             return False
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(monitor.fileno(), select.POLLIN)
         self._monitor = monitor
         self.problem = None
         return True
@@ -189,8 +190,12 @@ class UeventSource:
         if self._socket is not None:
             if self._loop is not None:
                 self._loop.remove_reader(self._socket)
+            if self._monitor is not None:
+                # libudev aborts the process if the descriptor that it closes was closed before.
+                os.dup2(self._socket.fileno(), self._monitor.fileno(), inheritable=False)
+            self._monitor = None
             self._socket.close()
-        self._socket = self._monitor = None
+        self._socket = None
         self.problem = problem
 
     def _register(self) -> None:
