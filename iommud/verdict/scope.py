@@ -91,6 +91,8 @@ class Scope:
             return Excuse("it is not on the PCI bus", Evidence.SYSFS)
         if self.platform.usage is Usage.NOT_USED:
             return Excuse(f"no IOMMU is in use: {self.platform.usage_reason}", Evidence.SYSFS)
+        if not self.snapshot.groups_listed and _is_blank(function):
+            return Excuse("the snapshot holds nothing of it", Evidence.NONE)
         if is_iommu_itself(function, self.snapshot.iommus) or function.address in self.described:
             return Excuse("it is the IOMMU itself", self._own_evidence())
         sender = self.topology.real_dma_device(function)
@@ -298,6 +300,11 @@ class Scope:
             return False
         beside = [one for one in self.snapshot.functions if one.root == function.root and one is not function]
         return all(one.address in self.grouped for one in beside)
+
+
+def _is_blank(function: PciFunction) -> bool:
+    """Whether its directory is not in the snapshot, so that even a missing group link says nothing."""
+    return function.vendor is None and function.class_code is None and function.driver is None
 
 
 def _is_display(function: PciFunction) -> bool:
