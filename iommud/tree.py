@@ -12,7 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 
+from iommud.credentials import ABSENT_FILE, credentials_of
 from iommud.errors import SourceError
 from iommud.files import ABSENT, READ_LIMIT, ConfigFile, LinkedTree, Stamp
 
@@ -103,8 +105,17 @@ class LiveTree(LinkedTree):
 
     live = True
 
-    def __init__(self, sysfs: str = "/sys", procfs: str = "/proc", *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        sysfs: str = "/sys",
+        procfs: str = "/proc",
+        *,
+        name: str | None = None,
+        copies: Mapping[str, str] | None = None,
+    ) -> None:
+        """``copies`` says where copies of files lie that may not be readable themselves, by their path in the tree."""
         super().__init__()
+        self._copies = copies or {}
         self._sysfs = sysfs
         self._procfs = procfs
         self.name = name or ("this machine" if sysfs == "/sys" else sysfs)
@@ -143,7 +154,15 @@ class LiveTree(LinkedTree):
             finally:
                 os.close(descriptor)
         except ABSENT:
+            return self._read_copy(path, limit) if path in self._copies else None
+
+    def _read_copy(self, path: str, limit: int) -> bytes | None:
+        try:
+            with open(self._copies[path], "rb") as file:  # noqa: PTH123 - a string, as all paths here
+                content = file.read(limit)
+        except ABSENT:
             return None
+        return None if content.strip() == ABSENT_FILE else content
 
     def link(self, path: str) -> str | None:
         """As in ``Tree``."""
@@ -250,7 +269,8 @@ def _open_guarded(host_path: str) -> int | None:
 
 def open_live(sysfs: str = "/sys", procfs: str = "/proc") -> LiveTree:
     """The machine that iommud runs on. Raises SourceError if its sysfs cannot be listed or holds no PCI bus."""
-    tree = LiveTree(sysfs, procfs)
+    here = (sysfs, procfs) == ("/sys", "/proc")
+    tree = LiveTree(sysfs, procfs, copies=credentials_of(os.environ) if here else None)
     if tree.list("sys/bus/pci") is None:
         raise SourceError(tree.name, "no bus/pci in it")
     return tree

@@ -56,6 +56,7 @@ LAYERS = (
     ("redact_config", PURE),
     ("decompress", PURE),
     ("tarstream", PURE),
+    ("credentials", PURE),
     ("files", IO),
     ("members", IO),
     ("tree", IO),
