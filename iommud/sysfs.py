@@ -51,7 +51,8 @@ def take_snapshot(
     reader = reader or FunctionReader(tree)
     sleep = Sleep(tree, reader.paths, wake=wake)
     functions, vanished = identities(tree, reader, sleep)
-    planned = plan_reads(functions, Quirks.bundled(found.version), thorough=thorough)
+    quirks = Quirks.bundled(found.version)
+    planned = plan_reads(functions, quirks, thorough=thorough)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
     functions = _with_link_attributes(functions, reader)
     groups = read_groups(tree)
@@ -67,9 +68,20 @@ def take_snapshot(
         tables=_tables(tree),
         table_names=_table_names(tree),
         device_tree=tree.read("sys/firmware/fdt"),
+        log=_log_if_needed(tree, functions, quirks),
         contradictions=vanished + contradictions(functions, groups or {}, groups_listed=groups is not None),
         config_reads=reader.config_reads,
     )
+
+
+def _log_if_needed(tree: Tree, functions: list[PciFunction], quirks: Quirks) -> tuple[str, ...] | None:
+    """The kernel log, where a function's aliases stand in its own memory: only the log lists them outside."""
+    ids = {(one.vendor, one.device) for one in functions}
+    if not any(quirks.aliases_in_memory(vendor or 0, device or 0) for vendor, device in ids):
+        return None
+    from iommud.kernel_log import read_kernel_log  # noqa: PLC0415 - few machines have such a function
+
+    return read_kernel_log(tree)
 
 
 def identities(tree: Tree, reader: FunctionReader, sleep: Sleep) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:

@@ -325,3 +325,17 @@ def test_a_function_without_config_file_in_a_capture_may_lack_its_links_too(mach
 
     assert function(captured(machine), "01:00.0").has_link is None
     assert function(live(machine), "01:00.0").has_link is False
+
+
+def test_aliases_that_stand_in_a_functions_memory_are_taken_from_the_log(machine: TreeWriter) -> None:
+    for name in ("0000:00:03.0", "0000:00:04.0"):
+        machine.function(name, "11f8:8531", "068000")
+    machine.group(0, "0000:00:03.0", "0000:00:04.0")
+    machine.write("sys/class/iommu/dmar0/devices/0000:00:03.0", "")
+    unknown = check(read_sysfs(str(machine.root)))
+    line = "[    1.0] pci 0000:00:0{}.0: Enabling fixed DMA alias to {}\n"
+    machine.write("dmesg.txt", line.format(3, "04.0") + line.format(4, "05.0"))
+    told = check(read_sysfs(str(machine.root)))
+
+    assert (unknown.status, unknown.expected) == ("undecidable", None)
+    assert (told.status, told.expected) == ("ok", told.actual.groups)

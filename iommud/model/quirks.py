@@ -127,6 +127,10 @@ class Quirks:
         """The alias fixups that match a function's vendor and device."""
         return self.aliases.get((vendor, device), ())
 
+    def aliases_in_memory(self, vendor: int, device: int) -> bool:
+        """Whether some fixup reads this device's aliases from its own memory."""
+        return any(row.in_device_memory for row in self.alias_rows(vendor, device))
+
     def listed(self, name: DeviceList, vendor: int, device: int) -> bool:
         """Whether a device stands on a list."""
         for listed_vendor, first, last in self.lists.get(name, ()):
