@@ -2,6 +2,7 @@
 """Uevents of the running kernel, asked for through ``/sys/bus/pci/devices/*/uevent``: harmless, and for root only."""
 
 import asyncio
+import fcntl
 import os
 import socket
 import time
@@ -48,6 +49,14 @@ def wait_for(source: UeventSource, count: int, seconds: float = 2) -> list[Ueven
 
 NO_EVENTS = reason_against()
 pytestmark = pytest.mark.skipif(NO_EVENTS is not None, reason=str(NO_EVENTS))
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """No other process that runs these tests sends events meanwhile."""
+    with Path(__file__).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
