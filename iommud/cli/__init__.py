@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: expected trouble is one line on standard error, never a traceback."""
     gc.set_threshold(_COLLECT_AFTER)
     _occupy_streams()
+    status = 0
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_CLOSED_PIPE
     except OSError as error:
-        status = _complain(f"cannot write the answer: {error.strerror or error}")
+        # After other trouble it is most likely the same once more.
+        status = status if status == EXIT_TROUBLE else _complain(f"cannot write the answer: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     gc.freeze()  # the collection at the end would look at every object once more, to no end
     sys.exit(status)
@@ -57,6 +59,11 @@ def _run(arguments: list[str] | None) -> int:
         outcome = get_command(app).main(args=arguments, prog_name="iommud", standalone_mode=False)
     except IommudError as error:
         return _complain(str(error))
+    except SystemExit as left:
+        # That is how typer ends where nobody reads any more; main() has its own way.
+        if isinstance(left.__context__, BrokenPipeError):
+            raise left.__context__ from None
+        raise
     except Exception as error:
         # Usage errors and typer.Exit carry their status; their classes moved between versions of typer.
         if not hasattr(error, "exit_code"):

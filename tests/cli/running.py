@@ -34,8 +34,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This environment, in which no colour is asked for or refused."""
-    return {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    """This environment, in which no colour is asked for or refused, and streams are buffered as they are by default."""
+    asked = {"NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONUNBUFFERED"}
+    return {name: value for name, value in os.environ.items() if name not in asked}
 
 
 def call(*arguments: str) -> int:
