@@ -38,12 +38,13 @@ def take_snapshot(
     wake: bool = False,
     thorough: bool = False,
     reader: FunctionReader | None = None,
+    known_groups: Mapping[int, IommuGroup] | None = None,
 ) -> Snapshot:
     """Take a snapshot of a machine.
 
     ``kernel`` overrides the kernel found, ``wake`` reads sleeping functions too, ``thorough`` reads registers
     that people want to see although no verdict needs them. ``reader`` is another reader of functions, new and of the
-    same tree.
+    same tree. ``known_groups`` is as for ``read_groups``.
     """
     release = tree.text("proc/sys/kernel/osrelease")
     version_line = tree.text("proc/version")
@@ -55,7 +56,7 @@ def take_snapshot(
     planned = plan_reads(functions, quirks, thorough=thorough)
     functions = [reader.with_config(one, planned.get(one.address), sleep) for one in functions]
     functions = _with_link_attributes(functions, reader)
-    groups = read_groups(tree)
+    groups = read_groups(tree, known_groups)
     return Snapshot(
         source=tree.name,
         functions=tuple(functions),
@@ -143,23 +144,27 @@ def _told_by_links(function: PciFunction, reader: FunctionReader, *, kept: bool)
     return replace(function, has_link=reader.has_link(function.address) or (False if absent_tells else None))
 
 
-def read_groups(tree: Tree) -> dict[int, IommuGroup] | None:
-    """The groups by number; None: the machine shows none, not even that there are none."""
+def read_groups(tree: Tree, known: Mapping[int, IommuGroup] | None = None) -> dict[int, IommuGroup] | None:
+    """The groups by number; None: the machine shows none, not even that there are none.
+
+    A group that has the members of the ``known`` one with its number is taken for that one, and its name is not read:
+    a group is named before it gets members (``vfio_noiommu_group_alloc()``, drivers/vfio/group.c).
+    """
     names = tree.list(_GROUPS)
     if names is None:
         return None
-    return {int(name): _group(tree, name) for name in names if re.fullmatch(r"[0-9]{1,9}", name)}
+    before = known or {}
+    return {int(name): _group(tree, name, before.get(int(name))) for name in names if re.fullmatch(r"[0-9]{1,9}", name)}
 
 
-def _group(tree: Tree, name: str) -> IommuGroup:
+def _group(tree: Tree, name: str, known: IommuGroup | None) -> IommuGroup:
     entries = tree.list(f"{_GROUPS}/{name}/devices") or []
-    members = [(entry, Address.from_name(entry)) for entry in entries]
-    return IommuGroup(
-        number=int(name),
-        members=tuple(sorted(address for _, address in members if address is not None)),
-        others=tuple(entry for entry, address in members if address is None),
-        name=tree.text(f"{_GROUPS}/{name}/name"),
-    )
+    addresses = [(entry, Address.from_name(entry)) for entry in entries]
+    members = tuple(sorted(address for _, address in addresses if address is not None))
+    others = tuple(entry for entry, address in addresses if address is None)
+    if known is not None and known.members == members and known.others == others:
+        return known
+    return IommuGroup(number=int(name), members=members, others=others, name=tree.text(f"{_GROUPS}/{name}/name"))
 
 
 def read_iommus(tree: Tree) -> dict[str, tuple[Address, ...]] | None:

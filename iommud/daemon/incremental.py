@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Snapshots of a machine that is watched: each costs only what can have changed, and is of one consistent state.
 
-A snapshot takes time, and the machine may change meanwhile. So when it is finished the lists in it are compared with
-those of the machine, and if they differ, or events came in, or it contradicts itself in a new way, it is taken once
-more. The second one is kept: if it is torn again it says so.
+A snapshot takes time, and the machine may change meanwhile. It is torn if it contradicts itself in a new way, if events
+came in, or if the machine's lists of functions, groups and IOMMUs differ from those in it. The lists are spared where
+the kernel has sent no event of any kind meanwhile: what joins a group is then told by both ends, link and directory,
+and half of that is a contradiction. A torn snapshot is taken once more. The second one is kept, and says so if it is
+torn again.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from iommud.address import Address
 from iommud.daemon.memory import Known, RememberingReader
 from iommud.files import Tree
 from iommud.kernel import Kernel
-from iommud.snapshot import Complaint, Contradiction, IommuGroup, PciFunction, Snapshot
+from iommud.snapshot import Complaint, Contradiction, PciFunction, Snapshot
 from iommud.sysfs import DEVICES, read_groups, read_iommus, take_snapshot
 
 __all__ = ["IncrementalReader", "time_suspended"]
 
 _TORN = Contradiction(Complaint.CHANGED_WHILE_READ, (), "the machine changed each of the two times that it was read")
+
+_SENT = "sys/kernel/uevent_seqnum"
+"""How many uevents the kernel has sent since boot, of whatever subsystem."""
 
 _RESUMED = 0.5
 """Seconds of sleep of the whole machine that are no rounding error."""
@@ -104,12 +109,15 @@ class IncrementalReader:
     def _take(self, touched: Collection[Address] | None) -> _Take:
         changes = self._changes()
         tree = self._open_tree()
+        sent = tree.text(_SENT)
         reader = RememberingReader(tree, self._known, touched)
-        snapshot = take_snapshot(tree, kernel=self._kernel, wake=self._wake, reader=reader)
+        groups = None if touched is None or self._last is None else self._last.groups
+        snapshot = take_snapshot(tree, kernel=self._kernel, wake=self._wake, reader=reader, known_groups=groups)
         self._known = reader.learned
         self.config_reads += snapshot.config_reads
-        after = _Lists.of_machine(self._open_tree())
-        changed = after != _Lists.of_snapshot(snapshot) or self._changes() != changes
+        after = self._open_tree()
+        silent = touched is not None and sent is not None and after.text(_SENT) == sent
+        changed = self._changes() != changes or not (silent or _lists_equal(after, snapshot))
         return _Take(snapshot, changed)
 
 
@@ -120,23 +128,15 @@ class _Take:
     """Whether the machine is known to have changed from the beginning to the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """What can be compared at little cost: who is on the bus, in which group, and at which IOMMU."""
-
-    functions: frozenset[Address]
-    groups: Mapping[int, IommuGroup] | None
-    iommus: Mapping[str, tuple[Address, ...]] | None
-
-    @classmethod
-    def of_machine(cls, tree: Tree) -> _Lists:
-        addresses = map(Address.from_name, tree.list(DEVICES) or ())
-        return cls(frozenset(one for one in addresses if one is not None), read_groups(tree), read_iommus(tree))
-
-    @classmethod
-    def of_snapshot(cls, snapshot: Snapshot) -> _Lists:
-        functions = frozenset(one.address for one in snapshot.functions)
-        return cls(functions, snapshot.groups if snapshot.groups_listed else None, snapshot.iommus)
+def _lists_equal(tree: Tree, snapshot: Snapshot) -> bool:
+    """Whether the machine still has those functions, in those groups and at those IOMMUs."""
+    functions = {one.address for one in snapshot.functions}
+    groups = snapshot.groups if snapshot.groups_listed else None
+    return (
+        functions == {one for name in tree.list(DEVICES) or () if (one := Address.from_name(name)) is not None}
+        and groups == read_groups(tree, groups)
+        and snapshot.iommus == read_iommus(tree)
+    )
 
 
 def _sharing(new: Snapshot, old: Snapshot) -> Snapshot:

@@ -95,6 +95,9 @@ class WatchedTree(LiveTree):
 
     opened: Counter[Address]
     disturb: Callable[[Address], None] | None = None
+    """Called before the config file of a function is opened."""
+    listed: Callable[[str], None] | None = None
+    """Called after a directory was listed."""
 
     @classmethod
     def of(cls, machine: MachineOnDisk, opened: Counter[Address] | None = None) -> WatchedTree:
@@ -105,6 +108,12 @@ class WatchedTree(LiveTree):
     def stamp(self, path: str) -> Stamp | None:
         found = super().stamp(path)
         return None if found is None else found[:3]
+
+    def list(self, path: str) -> list[str] | None:
+        names = super().list(path)
+        if self.listed is not None:
+            self.listed(path)
+        return names
 
     def config(self, path: str) -> ConfigFile | None:
         address = Address.parse(path.split("/")[-2])

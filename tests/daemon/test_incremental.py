@@ -43,11 +43,13 @@ class Watch:
         self.changes = 0
         self.suspended = 0.0
         self.disturb: Callable[[Address], None] | None = None
+        self.listed: Callable[[str], None] | None = None
         self.reader = IncrementalReader(self.tree, changes=lambda: self.changes, suspended=lambda: self.suspended)
 
     def tree(self) -> Tree:
         tree = WatchedTree.of(self.machine, self.opened)
         tree.disturb = self.disturb
+        tree.listed = self.listed
         return tree
 
     def snapshot(self, *touched: Address, full: bool = False) -> Snapshot:
@@ -407,6 +409,55 @@ def test_a_contradiction_that_stays_is_the_machines_own(watch: Watch) -> None:
 
     assert watch.snapshot().contradictions == first.contradictions
     assert watch.reader.retakes == 1, "it is known by now"
+
+
+def sends(watch: Watch, number: int) -> None:
+    """Let the kernel's count of uevents be so many."""
+    watch.machine.write("sys/kernel/uevent_seqnum", f"{number}\n")
+
+
+def appear_once_listed(watch: Watch, *, silently: bool) -> None:
+    """Have an IOMMU appear as soon as all of them were listed, which nothing else in the machine tells of."""
+
+    def appear(path: str) -> None:
+        if path == "sys/class/iommu":
+            watch.listed = None
+            watch.machine.write("sys/class/iommu/dmar0/devices/.keep", "")
+            sends(watch, 7 if silently else 8)
+
+    sends(watch, 7)
+    watch.listed = appear
+
+
+@pytest.mark.parametrize(
+    ("full", "silently", "retakes"), [(False, True, 0), (False, False, 1), (True, True, 1), (True, False, 1)]
+)
+def test_lists_are_compared_unless_the_kernel_was_silent_and_the_snapshot_is_a_quick_one(
+    full: bool, silently: bool, retakes: int, watch: Watch
+) -> None:
+    appear_once_listed(watch, silently=silently)
+    watch.snapshot(full=full)
+
+    assert watch.reader.retakes == retakes
+
+
+def test_a_torn_membership_is_noticed_though_the_kernel_was_silent(watch: Watch) -> None:
+    sends(watch, 7)
+    Disturbance(watch, lambda _: watch.machine.move(LEFT, 3))
+
+    assert facts(watch.snapshot()) == facts(watch.fresh())
+    assert (watch.reader.retakes, watch.reader.torn) == (1, 0)
+
+
+def test_the_name_of_a_group_is_read_with_new_members_and_in_full(watch: Watch) -> None:
+    name = watch.machine.root / "sys/kernel/iommu_groups/4/name"
+    name.write_text("vfio-noiommu\n")
+
+    assert watch.snapshot().groups[4].name is None
+    assert watch.snapshot(full=True).groups[4].name == "vfio-noiommu"
+    name.write_text("other\n")
+    watch.machine.move(LEFT, 4)
+    assert watch.snapshot().groups[4].name == "other"
 
 
 def test_the_reads_of_both_attempts_count(watch: Watch) -> None:
