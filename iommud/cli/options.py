@@ -48,3 +48,35 @@ VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Show the evidenc
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no text for a machine that is right.")]
 COLOUR = Annotated[Colour, typer.Option("--color", help="When to colour; NO_COLOR counts for auto.")]
 SHOW_FORMAT = Annotated[ShowFormat, typer.Option("--format", help="Text for people or JSON for programs.")]
+LISTEN = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--web.listen-address",
+        metavar="ADDRESS",
+        envvar="IOMMUD_LISTEN_ADDRESS",
+        help="host:port, [address]:port, :port or unix:/path; may be repeated. Default: 127.0.0.1:9798.",
+    ),
+]
+TLS_CERTIFICATE = Annotated[
+    str | None, typer.Option("--web.tls-cert-file", metavar="FILE", help="Serve TLS with this certificate (PEM).")
+]
+TLS_KEY = Annotated[str | None, typer.Option("--web.tls-key-file", metavar="FILE", help="Its key (PEM).")]
+CLIENT_CA = Annotated[
+    str | None,
+    typer.Option("--web.client-ca-file", metavar="FILE", help="Serve only clients certified by these authorities."),
+]
+ALLOW_PLAIN = Annotated[bool, typer.Option("--web.allow-plain", help="Listen beyond loopback also without TLS.")]
+STALE_AFTER = Annotated[
+    str | None,
+    typer.Option(
+        "--stale-after", metavar="TIME", help="Age at which a report is stale; default: 15m, or three reconciles."
+    ),
+]
+RUNTIME_DIRECTORY = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime-directory", metavar="DIR", envvar="IOMMUD_RUNTIME_DIRECTORY", help="Where the newest report lies."
+    ),
+]
+LOG_FORMAT = Annotated[str, typer.Option("--log.format", metavar="FORMAT", help="logfmt or json.")]
+LOG_LEVEL = Annotated[str, typer.Option("--log.level", metavar="LEVEL", help="debug, info, warning or error.")]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``iommud status``: what the daemon that runs has found, with its age and the exit status of a check."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from iommud.cli.output import emit
+from iommud.daemon.listen import DEFAULT_ADDRESS
+from iommud.daemon.publication import PublicationError, load
+from iommud.daemon.settings import DEFAULT_RUNTIME_DIRECTORY
+from iommud.errors import IommudError, visible
+from iommud.render.age import age_line
+from iommud.verdict.report import EXIT_UNREADABLE
+
+__all__ = ["show_status"]
+
+_TIMEOUT = 10.0
+_LARGEST = 64 << 20
+
+
+class StatusError(IommudError):
+    """A daemon that cannot be asked; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a daemon said."""
+
+    text: str
+    taken_at: float
+    exit_status: int
+
+
+def show_status(where: str | None, runtime_directory: str | None, stale_after: float) -> int:
+    """Print the report of the daemon that runs at a URL, or that writes into a directory; 4 for none or a stale one."""
+    try:
+        answer = _asked(where, runtime_directory)
+    except IommudError as error:
+        print(f"iommud: {error}", file=sys.stderr)
+        return EXIT_UNREADABLE
+    age = time.time() - answer.taken_at
+    stale = age > stale_after
+    emit(f"{answer.text}{age_line(age, stale=stale)}\n")
+    if stale:
+        print("iommud: the report is stale: is the daemon running?", file=sys.stderr)
+    return EXIT_UNREADABLE if stale else answer.exit_status
+
+
+def _asked(where: str | None, runtime_directory: str | None) -> Answer:
+    if where is not None:
+        return _from_url(where)
+    if runtime_directory is not None:
+        return _from_directory(Path(runtime_directory))
+    try:
+        return _from_directory(Path(DEFAULT_RUNTIME_DIRECTORY))
+    except PublicationError as error:
+        # Under systemd only the web server may look into the directory.
+        try:
+            return _from_url(f"http://{DEFAULT_ADDRESS}")
+        except StatusError as second:
+            raise StatusError(f"no daemon answers: {error}; {second}") from second
+
+
+def _from_directory(directory: Path) -> Answer:
+    found = load(directory)
+    return Answer(found.text.decode("utf-8", "replace"), found.taken_at, found.exit_status)
+
+
+def _from_url(url: str) -> Answer:
+    try:
+        connection, path = _connection(url)
+        connection.request("GET", f"{path}/report.txt", headers={"Accept": "text/plain"})
+        response = connection.getresponse()
+        body = response.read(_LARGEST)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        _fail(url, getattr(error, "strerror", None) or str(error) or type(error).__name__)
+    if response.status != 200:
+        _fail(url, f"{response.status} {response.reason}: {body[:100].decode('utf-8', 'replace').strip()}")
+    try:
+        taken_at = float(response.headers["Iommud-Snapshot-Timestamp"])
+        exit_status = int(response.headers["Iommud-Exit-Status"])
+    except (TypeError, ValueError):
+        _fail(url, "what answers is no iommud")
+    # A report that the server calls stale says so in its first line, which is said below in any case.
+    text = body.decode("utf-8", "replace")
+    if response.headers.get("Iommud-Stale") == "true":
+        text = text.partition("\n\n")[2] or text
+    return Answer(text, taken_at, exit_status)
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    if url.startswith("unix:"):
+        return _UnixConnection(url.removeprefix("unix:")), ""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("no URL such as http://127.0.0.1:9798 or unix:/run/iommud.sock")
+    path = parts.path.rstrip("/").removesuffix("/report.txt")
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_TIMEOUT, context=context), path
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT), path
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_TIMEOUT)
+        self.sock.connect(self._path)
+
+
+def _fail(url: str, problem: str) -> NoReturn:
+    raise StatusError(f"{visible(url)}: {visible(problem)}")
