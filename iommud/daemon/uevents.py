@@ -85,6 +85,7 @@ class UeventSource:
         self.restarts = 0
         self.losses = 0
         self.problem: str | None = "not started"
+        self._structural = 0  # apart from events, which another thread must not sum up while it grows
         self._connect = connect
         self._retry_after = retry_after
         self._monitor: Monitor | None = None
@@ -101,8 +102,11 @@ class UeventSource:
 
     @property
     def structural_changes(self) -> int:
-        """A number that grows whenever functions came, went, were bound or unbound, or that may have been missed."""
-        return self.events.total() - self.events["change"] + self.losses
+        """A number that grows whenever functions came, went, were bound or unbound, or that may have been missed.
+
+        Any thread may ask for it.
+        """
+        return self._structural + self.losses
 
     def open(self) -> bool:
         """Start to listen, if it does not listen yet; False, and ``problem`` set, if that cannot be."""
@@ -168,6 +172,7 @@ class UeventSource:
     def _counted(self, device: Device) -> Uevent:
         action = device.action if device.action in ACTIONS else "other"
         self.events[action] += 1
+        self._structural += action != "change"
         return Uevent(action=action, address=Address.from_name(device.sys_name))
 
     def _replace(self, *, overrun: bool) -> None:
