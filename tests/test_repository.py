@@ -77,9 +77,7 @@ def numbers(version: str) -> tuple[int, ...]:
 def test_the_changelog_leads_to_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## \[(.+?)\](.*)$", changelog, re.MULTILINE)
-    releases = [
-        numbers(version) for version, date in headings[1:] if re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
-    ]
+    releases = [numbers(version) for version, date in headings[1:] if re.fullmatch(r" - \d{4}-\d\d-\d\d", date)]
 
     assert headings[0] == ("Unreleased", "")
     assert len(releases) == len(headings) - 1, "a release is headed '## [1.2.3] - 2026-01-31'"
@@ -87,8 +85,8 @@ def test_the_changelog_leads_to_the_version() -> None:
     assert all(numbers(iommud.__version__) >= release for release in releases)
 
 
-def test_the_runtime_dependencies_are_the_four_that_are_needed() -> None:
+def test_the_runtime_dependencies_are_the_five_that_are_needed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
 
-    assert names == {"typer", "pyudev", "watchdog", "prometheus-client"}
+    assert names == {"typer", "pyudev", "watchdog", "prometheus-client", "tornado"}
