@@ -9,7 +9,7 @@ import pytest
 
 from iommud import check
 from iommud.archive import open_source
-from iommud.files import READ_LIMIT, ConfigFile, Tree
+from iommud.files import READ_LIMIT, ConfigFile, Stamp, Tree
 from iommud.sysfs import take_snapshot
 from iommud.verdict.findings import Kind, Severity
 
@@ -60,6 +60,9 @@ class Without:
 
     def exists(self, path: str) -> bool:
         return not self._is_gone(path) and self._tree.exists(path)
+
+    def stamp(self, path: str) -> Stamp | None:
+        return None if self._is_gone(path) else self._tree.stamp(path)
 
     def config(self, path: str) -> ConfigFile | None:
         return None if self._is_gone(path) else self._tree.config(path)

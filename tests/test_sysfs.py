@@ -2,6 +2,7 @@
 """Reading a machine: what is read, what is left asleep, and what missing bytes become."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def machine(tmp_path: Path) -> TreeWriter:
     return TreeWriter(tmp_path)
 
 
-def port(machine: TreeWriter, path: str, config: bytes | None = ROOT_PORT, secondary: int = 1, **more: str) -> str:
+def port(machine: TreeWriter, path: str, config: bytes | None = ROOT_PORT, secondary: int = 1, **more: Any) -> str:
     return machine.function(
         path,
         "1b36:000c",
@@ -60,7 +61,8 @@ def test_identity_and_place_of_a_function(machine: TreeWriter) -> None:
 
 
 def test_single_attributes_stand_in_for_a_missing_uevent(machine: TreeWriter) -> None:
-    place = machine.function("0000:00:03.0", vendor="0x1af4", device="0x1041", **{"class": "0x020000"})
+    place = machine.function("0000:00:03.0", vendor="0x1af4", device="0x1041")
+    machine.write(f"{place}/class", "0x020000\n")
     (machine.root / place / "uevent").unlink()
 
     found = function(captured(machine), "00:03.0")
@@ -161,7 +163,7 @@ def test_a_live_machine_that_gives_too_little_is_restricted(machine: TreeWriter,
     ],
 )
 def test_what_sleeps_is_left_asleep(
-    machine: TreeWriter, bridge: dict[str, str], device: dict[str, str], asleep: bool
+    machine: TreeWriter, bridge: dict[str, Any], device: dict[str, Any], asleep: bool
 ) -> None:
     port(machine, "0000:00:02.0", power_state="D0", **{k: v for k, v in bridge.items() if k != "power_state"})
     port(machine, "0000:00:02.0/0000:01:00.0", BRIDGE, 2, **device)
@@ -174,7 +176,7 @@ def test_what_sleeps_is_left_asleep(
 
 @pytest.mark.parametrize(("elsewhere", "pcie"), [({}, None), ({"max_link_width": "1"}, False)])
 def test_absent_link_attributes_tell_only_where_others_have_them(
-    machine: TreeWriter, elsewhere: dict[str, str], pcie: bool | None
+    machine: TreeWriter, elsewhere: dict[str, Any], pcie: bool | None
 ) -> None:
     port(machine, "0000:00:02.0", ROOT_PORT[:64], **elsewhere)
     port(machine, "0000:00:02.0/0000:01:00.0", BRIDGE[:64], 2)
@@ -270,7 +272,7 @@ def test_machine_wide_facts_are_read_and_missing_ones_are_none(machine: TreeWrit
     assert (bare.kernel_version, bare.cmdline, bare.iommus, bare.table_names) == (None, None, None, None)
     assert (full.kernel_version, full.cmdline) == ("Linux version 6.12.1 (x)", "quiet iommu=pt")
     assert full.tables == {"DMAR": b"DMAR"}
-    assert full.table_names == {"DMAR", "SSDT"}
+    assert full.table_names == frozenset({"DMAR", "SSDT"})
     assert full.iommus == {"dmar0": (Address.parse("00:02.0"),)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 HEADER = 64
 
@@ -36,7 +37,7 @@ class TreeWriter:
         *,
         driver: str | None = None,
         config: bytes | None = None,
-        **attributes: str,
+        **attributes: Any,
     ) -> str:
         """One function; ``path`` is its place below ``pci0000:00``, such as ``0000:00:02.0/0000:01:00.0``."""
         place = path if path.startswith("sys/") else f"sys/devices/pci0000:00/{path}"
@@ -44,7 +45,7 @@ class TreeWriter:
         event = f"PCI_CLASS={class_code.lstrip('0') or '0'}\nPCI_ID={ids.upper()}\nPCI_SLOT_NAME={name}\n"
         self.write(f"{place}/uevent", (f"DRIVER={driver}\n" if driver else "") + event)
         for attribute, value in attributes.items():
-            self.write(f"{place}/{attribute.replace('__', '/')}", value + "\n")
+            self.write(f"{place}/{attribute.replace('__', '/')}", f"{value}\n")
         if config is not None:
             self.write(f"{place}/config", config)
         if driver:

@@ -2,12 +2,14 @@
 """From a snapshot to its findings: one defect, one finding, with the right kind and severity."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from iommud import check
 from iommud.address import Address
 from iommud.kernel import requested
+from iommud.model.acs import Override
 from iommud.pci import AcsRegisters
 from iommud.snapshot import Complaint, Contradiction, IommuGroup, Snapshot
 from iommud.verdict.findings import Finding, Kind
@@ -245,7 +247,7 @@ def test_bytes_that_cannot_change_the_partition_leave_it_decided() -> None:
         ({"groups": {0: IommuGroup(number=0, members=(Address.parse("00:03.0"),), name="domain0-pe2")}}, "powerpc"),
     ],
 )
-def test_other_algorithms_are_not_judged(facts: dict[str, object], why: str) -> None:
+def test_other_algorithms_are_not_judged(facts: dict[str, Any], why: str) -> None:
     machine = Machine()
     machine.endpoint("00:03.0")
     machine.endpoint("00:04.0")
@@ -296,8 +298,8 @@ def test_the_override_counts_only_where_the_groups_show_it() -> None:
 
 def test_the_override_is_read_from_the_command_line() -> None:
     assert parse_override("quiet pcie_acs_override=downstream,id:8086:1d10,nonsense") == (
-        {"downstream"},
-        {(0x8086, 0x1D10)},
+        frozenset({Override.DOWNSTREAM}),
+        frozenset({(0x8086, 0x1D10)}),
     )
     assert parse_override("quiet") == (frozenset(), frozenset())
 
