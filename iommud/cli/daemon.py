@@ -10,7 +10,6 @@ from pathlib import Path
 
 import typer
 
-import iommud
 from iommud.daemon.log import LEVELS, LogFormat
 from iommud.daemon.settings import Settings, parse_duration
 from iommud.kernel import requested
@@ -65,7 +64,7 @@ def _environment() -> dict[str, str]:
     The current directory is no place to look for modules (``-P``), for a daemon may be started in anybody's.
     """
     environment = dict(os.environ)
-    home = str(Path(iommud.__file__).resolve().parent.parent)
+    home = str(Path(__file__).resolve().parents[2])
     if home != sysconfig.get_path("purelib"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environment.get("PYTHONPATH"))))
     return environment
