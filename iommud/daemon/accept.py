@@ -131,9 +131,9 @@ def _address(where: str, text: object) -> Address:
 
 
 def _choice(where: str, name: str, value: object, choices: Iterable[str]) -> str:
-    if value not in set(choices):
+    if not isinstance(value, str) or value not in set(choices):
         raise AcceptError(f"{where}: {name} is none of {', '.join(choices)}")
-    return str(value)
+    return value
 
 
 def _text(where: str, entry: Mapping[str, Any], name: str) -> str:
