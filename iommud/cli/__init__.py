@@ -50,6 +50,7 @@ def _occupy_streams() -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    from typer import Abort
     from typer.main import get_command
 
     from iommud.cli.app import app
@@ -64,8 +65,10 @@ def _run(arguments: list[str] | None) -> int:
         if isinstance(left.__context__, BrokenPipeError):
             raise left.__context__ from None
         raise
+    except Abort:
+        return EXIT_INTERRUPTED
     except Exception as error:
-        # Usage errors and typer.Exit carry their status; their classes moved between versions of typer.
+        # Usage errors carry their status; their classes moved between versions of typer.
         if not hasattr(error, "exit_code"):
             raise
         return _usage_error(error)
@@ -73,10 +76,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _usage_error(error: Any) -> int:
-    if type(error).__name__ == "Abort":
-        return EXIT_INTERRUPTED
-    if hasattr(error, "show"):
-        error.show()
+    error.show()
     return int(error.exit_code)
 
 

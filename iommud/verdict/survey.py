@@ -279,7 +279,7 @@ def _usage_by_class(snapshot: Snapshot, drivers: frozenset[Driver], firmware: Fi
     """An IOMMU is at work, but not every one is for PCI: boards have some for graphics and video alone."""
     switches = [_switched_off(driver, snapshot.cmdline) for driver in sorted(drivers)]
     if all(switches):
-        return Usage.NOT_USED, f"the kernel command line says {switches[0]}"
+        return Usage.NOT_USED, f"the kernel command line switches the IOMMU off ({switches[0]})"
     listed = f"/sys/class/iommu lists an IOMMU ({', '.join(sorted(drivers))})"
     if drivers <= FIRMWARE_DESCRIBED | {Driver.OTHER}:
         if firmware.maps_ids and firmware.id_mapping is None:
@@ -311,7 +311,7 @@ def _switched_off(driver: Driver, cmdline: str | None) -> str | None:
 def _amd_usage(snapshot: Snapshot) -> tuple[Usage, str]:
     switch = _switched_off(Driver.AMD, snapshot.cmdline)
     if switch is not None:
-        return Usage.NOT_USED, f"the kernel command line says {switch}"
+        return Usage.NOT_USED, f"the kernel command line switches the IOMMU off ({switch})"
     if any((one.vendor, one.device) == _STONEY_RIDGE_GRAPHICS for one in snapshot.functions):
         return Usage.NOT_USED, "the kernel leaves the IOMMU of Stoney Ridge processors off"
     return Usage.NO_GROUPS, "the ACPI table IVRS describes an IOMMU that no driver took"
@@ -321,7 +321,7 @@ def _intel_usage(cmdline: str | None) -> tuple[Usage, str]:
     """Intel IOMMUs stay off unless asked for: the kernel's own default differs between distributions."""
     switch = _switched_off(Driver.INTEL, cmdline)
     if switch is not None:
-        return Usage.NOT_USED, f"the kernel command line says {switch}"
+        return Usage.NOT_USED, f"the kernel command line switches the IOMMU off ({switch})"
     if "on" in parameter_values(cmdline, "intel_iommu"):
         return Usage.NO_GROUPS, "the ACPI table DMAR describes IOMMUs and intel_iommu=on asks for them"
     return (
