@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from iommud import __version__
@@ -18,7 +18,7 @@ from iommud.render.text import shown_devices
 from iommud.render.view import Naming, View
 from iommud.render.words import firmware_notes, headline, kernel_note, listing, no_iommu_lines, plural, summary
 from iommud.verdict.findings import Finding, Kind, Severity
-from iommud.verdict.report import Failure, Report, Result, Status
+from iommud.verdict.report import Acceptance, Failure, Report, Result, Status
 
 MEANINGS: Mapping[Kind, str] = {
     Kind.ALIAS_SPLIT: (
@@ -57,6 +57,7 @@ MEANINGS: Mapping[Kind, str] = {
 """Each kind of finding in two sentences; its own page in the documentation tells the rest."""
 
 _REASONS_SHOWN = 6
+_LONGEST_RELEASE = 60
 _DEVICES_SHOWN = 24
 _STATUS_WORDS = {
     Status.UNDECIDABLE: "The expected groups cannot be decided",
@@ -77,8 +78,6 @@ class PageOptions:
     """Where the pages on kinds of findings lie, as ``https://…/findings/``; empty: the page explains them itself."""
     findings_suffix: str = ".md"
     """What follows the kind in such an address."""
-    accepted: Mapping[str, str] = field(default_factory=dict)
-    """By finding id, why and until when a finding is accepted: it stays visible, below the others."""
 
 
 DEFAULT_OPTIONS = PageOptions()
@@ -106,15 +105,9 @@ class _Page:
         yield from self._notes()
         yield "</main>"
 
-    def _open(self) -> list[Finding]:
-        return [one for one in self.report.findings if one.id not in self.options.accepted]
-
-    def _accepted(self) -> list[Finding]:
-        return [one for one in self.report.findings if one.id in self.options.accepted]
-
     def _verdict(self) -> Iterator[str]:
         status = self.report.status
-        worst = min((one.severity for one in self._open()), key=lambda one: one.rank, default=None)
+        worst = min((one.severity for one in self.report.findings), key=lambda one: one.rank, default=None)
         look = "warning" if status is Status.FINDINGS and worst is not Severity.CRITICAL else status.value
         yield f'<section class="verdict is-{look}" aria-labelledby="verdict"><h2 id="verdict">'
         yield _status_icon(status, worst)
@@ -134,7 +127,7 @@ class _Page:
             ("Functions", str(report.functions), f"{in_groups} in groups; {missing}{rightly}"),
             ("Groups", str(len(report.actual.members)), _expected_words(report) if expected is not None else _UNKNOWN),
             ("IOMMUs", str(len(report.iommus)) if report.iommus else "none listed", units),
-            ("Kernel", report.kernel.text or "unknown", f"judged by the rules of {report.kernel}"),
+            ("Kernel", report.kernel.text[:_LONGEST_RELEASE] or "unknown", f"judged by the rules of {report.kernel}"),
             (
                 "Config space",
                 "complete" if report.config_complete else "incomplete",
@@ -145,26 +138,26 @@ class _Page:
         return f'<dl class="facts">{"".join(rows)}</dl>'
 
     def _findings(self) -> Iterator[str]:
-        found, accepted = self._open(), self._accepted()
+        found, accepted = self.report.findings, self.report.accepted
         yield '<section aria-labelledby="findings"><h2 id="findings">Findings</h2>'
         if not found:
             yield f"<p>{'None besides the accepted ones.' if accepted else 'None.'}</p>"
         for finding in found:
             yield from self._finding(finding)
-        for finding in accepted:
-            yield from self._finding(finding)
+        for one in accepted:
+            yield from self._finding(one.finding, one)
         yield "</section>"
 
-    def _finding(self, finding: Finding) -> Iterator[str]:
-        excuse = self.options.accepted.get(finding.id)
-        look = f"{finding.severity} accepted" if excuse is not None else str(finding.severity)
-        word = f"accepted, else {finding.severity}" if excuse is not None else str(finding.severity)
+    def _finding(self, finding: Finding, acceptance: Acceptance | None = None) -> Iterator[str]:
+        look, word = f"{finding.severity}", f"{finding.severity}"
+        if acceptance is not None:
+            look, word = f"{look} accepted", f"accepted, else {word}"
         yield f'<article class="finding {look}" id="{anchor(finding)}"><h3>'
         yield mark_html(finding.severity, sign_of(finding))
         yield f'<span class="severity">{word}</span> {self._kind_link(finding.kind)}</h3>'
         yield f"<p>{esc(headline(self.view, finding))}</p>"
-        if excuse is not None:
-            yield f"<p><b>Accepted:</b> {esc(excuse)}</p>"
+        if acceptance is not None:
+            yield f"<p><b>Accepted until {acceptance.until}:</b> {esc(acceptance.reason)}</p>"
         yield from self._devices(finding)
         yield from _reasons(finding)
         yield f'<p class="id">{esc(finding.id)}</p></article>'
@@ -188,7 +181,8 @@ class _Page:
         yield "</ul>"
 
     def _meanings(self) -> Iterator[str]:
-        kinds = [kind for kind in Kind if any(one.kind is kind for one in self.report.findings)]
+        named = {one.kind for one in self.report.findings} | {one.finding.kind for one in self.report.accepted}
+        kinds = [kind for kind in Kind if kind in named]
         if not kinds:
             return
         yield '<section aria-labelledby="meanings"><h2 id="meanings">What these findings mean</h2><dl class="meanings">'
@@ -253,6 +247,8 @@ def status_words(report: Report) -> str:
     count = len(report.failing())
     if count:
         return f"{plural(count, 'finding')} to look at"
+    if report.accepted:
+        return "Nothing is wrong beyond what is accepted"
     return "Nothing is wrong" if report.findings else "All groups are as expected"
 
 

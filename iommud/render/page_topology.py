@@ -13,7 +13,7 @@ from iommud.render.view import View
 from iommud.render.words import plural
 from iommud.verdict.findings import Severity
 
-OPEN_LIMIT = 64
+OPEN_LIMIT = 96
 """Functions of a machine up to which everything is in sight."""
 PART = 48
 """Functions of a part, roughly, on a larger machine."""
@@ -63,7 +63,7 @@ def _parts(view: View, tree: tuple[Row, ...]) -> Iterator[_Part]:
 
 
 def _large(view: View, parts: list[_Part], palette: Palette) -> Iterator[str]:
-    """Each part behind its summary, the first ones and those with something wrong open.
+    """Each part behind its summary, the first ones, up to some rows, and those with something wrong open.
 
     Those with something wrong come first when not all can be drawn.
     """
@@ -76,7 +76,7 @@ def _large(view: View, parts: list[_Part], palette: Palette) -> Iterator[str]:
     shown = 0
     for index, part in enumerate(parts):
         shown += len(part.rows)
-        is_open = part.worst is not None or shown <= OPEN_LIMIT
+        is_open = part.worst is not None or shown <= OPEN_LIMIT or index == 0
         yield from _folded(view, part, palette, f"t{index}" if index in drawn else None, is_open=is_open)
 
 
