@@ -30,9 +30,14 @@ FIGURES = re.compile(r"(?<=<!-- figures -->\n).*(?=<!-- end of figures -->)", re
 SIZES = (100, 1_000, 10_000, 100_000)
 _HERE = Path(__file__).parent
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh directory is made in it
+_NAMES = 28
+"""Names on disk for each function, hard links counted."""
+
 _STARTS = 25
 _SECONDS_PER_SIZE = 30
 _FEWEST, _MOST = 3, 15
+_MOST_FOR_TREE = 10_000
+"""Functions that ``lspci -t`` is given: its time grows with their square, to 12 minutes for 100,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,8 @@ def measured(directory: Path, functions: int) -> Size:
         "lspci -t": lspci(machine, "-t"),
         "bare": [sys.executable, str(_HERE / "bare.py"), str(plan)],
     }
+    if functions > _MOST_FOR_TREE:
+        del programs["lspci -t"]
     first = interleaved(programs, 1)  # fills the caches, and tells how often there is time for more
     each = sum(sample.best for sample in first.values())
     samples = interleaved(programs, max(_FEWEST, min(_MOST, int(_SECONDS_PER_SIZE / each))))
@@ -156,8 +163,8 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def _times(sample: Sample) -> str:
-    return f"{_seconds(sample.best)} ({_seconds(sample.middle)})"
+def _times(sample: Sample | None) -> str:
+    return "not run" if sample is None else f"{_seconds(sample.best)} ({_seconds(sample.middle)})"
 
 
 def size_table(sizes: Sequence[Size]) -> Iterator[str]:
@@ -168,7 +175,7 @@ def size_table(sizes: Sequence[Size]) -> Iterator[str]:
     for size in sizes:
         best = size.samples["check"].best
         ratios = [f"{best / size.samples[name].best:.2f}" for name in ("lspci -vvv", "bare")]
-        cells = [f"{size.functions:,}", *(_times(size.samples[name]) for name in names), *ratios]
+        cells = [f"{size.functions:,}", *(_times(size.samples.get(name)) for name in names), *ratios]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -217,13 +224,17 @@ def surroundings() -> str:
 def report(sizes: Sequence[Size], samples: dict[str, Sample]) -> str:
     """All figures as markdown."""
     tables = ("\n".join(table) for table in (size_table(sizes), cost_table(sizes), start_table(samples)))
-    return "\n".join(f"\n{part}\n" for part in (surroundings(), *tables)) + "\n"
+    return "\n" + "\n\n".join((surroundings(), *tables)) + "\n\n"
+
+
+def _has_room(directory: Path, names: int) -> bool:
+    return os.access(directory, os.W_OK) and os.statvfs(directory).f_favail > names
 
 
 @contextmanager
-def _working_directory(chosen: str | None) -> Iterator[Path]:
-    """A fresh directory, in memory where that can be had: a large machine has millions of names."""
-    parent = chosen or (_SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None)
+def _working_directory(chosen: str | None, functions: int) -> Iterator[Path]:
+    """A fresh directory, in memory where there is room for all names of a machine of so many functions."""
+    parent = chosen or (_SHARED_MEMORY if _has_room(_SHARED_MEMORY, functions * _NAMES) else None)
     with tempfile.TemporaryDirectory(prefix="iommud-bench-", dir=parent) as directory:
         yield Path(directory)
 
@@ -237,7 +248,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("lspci") is None:
         parser.error("lspci is not installed (apt install pciutils)")
-    with _working_directory(arguments.directory) as directory:
+    with _working_directory(arguments.directory, max(arguments.functions)) as directory:
         samples = starts(directory)
         sizes = [measured(directory, functions) for functions in arguments.functions]
     text = report(sizes, samples)
