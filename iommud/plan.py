@@ -57,14 +57,13 @@ def _first_rule(function: PciFunction, quirks: Quirks) -> AcsRule | None:
 
 
 def _registers(function: PciFunction, quirks: Quirks, *, every_type: bool, acs: bool) -> Wanted:
-    vendor, device = function.vendor or 0, function.device or 0
     return Wanted(
         # Where a CardBus bridge keeps its capabilities is told by its header.
         header=every_type or function.address.function == 0 or _is_cardbus(function),
         acs=acs,
         every_type=every_type,
-        wide_acs=quirks.listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, vendor, device),
-        mpc=quirks.listed(DeviceList.INTEL_PCH_ROOT_PORT, vendor, device),
+        wide_acs=quirks.listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, function.vendor, function.device),
+        mpc=quirks.listed(DeviceList.INTEL_PCH_ROOT_PORT, function.vendor, function.device),
     )
 
 

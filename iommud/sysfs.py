@@ -78,7 +78,7 @@ def take_snapshot(
 def _log_if_needed(tree: Tree, functions: list[PciFunction], quirks: Quirks) -> tuple[str, ...] | None:
     """The kernel log, where a function's aliases stand in its own memory: only the log lists them outside."""
     ids = {(one.vendor, one.device) for one in functions}
-    if not any(quirks.aliases_in_memory(vendor or 0, device or 0) for vendor, device in ids):
+    if not any(quirks.aliases_in_memory(vendor, device) for vendor, device in ids):
         return None
     from iommud.kernel_log import read_kernel_log  # noqa: PLC0415 - few machines have such a function
 

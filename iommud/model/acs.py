@@ -143,7 +143,7 @@ class AcsModel:
         if function.vendor is None or function.device is None:
             return AcsVerdict(None, AcsBasis.UNKNOWN, gap=Gap.NO_CONFIG)
         for row in self.topology.quirks.acs_rows(function.vendor, function.device):
-            outcome = _RULES[row.rule](self, function)
+            outcome = _outcome(self, function, row.rule)
             if outcome is _Outcome.UNKNOWN:
                 return AcsVerdict(None, AcsBasis.UNKNOWN, row, function.config.gap)
             if outcome is not _Outcome.NOT_APPLICABLE:
@@ -210,14 +210,13 @@ class AcsModel:
         ``pci_acs_flags_enabled()``, drivers/pci/pci.c.
         """
         capability = acs.capability
-        vendor, device = function.vendor or 0, function.device or 0
-        if self.topology.quirks.listed(DeviceList.ACS_WITHOUT_SOURCE_VALIDATION, vendor, device):
+        if _listed(self, function, DeviceList.ACS_WITHOUT_SOURCE_VALIDATION):
             capability &= ~ACS_SV
         return REQUIRED_ACS & (capability | ACS_EC)
 
     def _overridden(self, function: PciFunction) -> bool:
         """What the out-of-tree override grants to a PCIe function without an ACS capability."""
-        if (function.vendor or 0, function.device or 0) in self.state.override_ids:
+        if (function.vendor, function.device) in self.state.override_ids:
             return True
         port_type = self.topology.port_type(function)
         if port_type in _ALWAYS_FLAGS:
@@ -252,24 +251,8 @@ def _amd_sb(model: AcsModel, function: PciFunction) -> _Outcome:
     return _Outcome.ISOLATED
 
 
-def _of_type(
-    port_types: frozenset[PortType], then: Callable[[AcsModel, PciFunction], _Outcome]
-) -> Callable[[AcsModel, PciFunction], _Outcome]:
-    """A rule that applies to PCIe functions of certain port types only."""
-
-    def rule(model: AcsModel, function: PciFunction) -> _Outcome:
-        if model.topology.is_pcie(function) is False:
-            return _Outcome.NOT_APPLICABLE
-        port_type = model.topology.port_type(function)
-        if port_type is None or (port_type in port_types and function.address in model.topology.doubtful):
-            return _Outcome.UNKNOWN
-        return then(model, function) if port_type in port_types else _Outcome.NOT_APPLICABLE
-
-    return rule
-
-
 def _listed(model: AcsModel, function: PciFunction, name: DeviceList) -> bool:
-    return model.topology.quirks.listed(name, function.vendor or 0, function.device or 0)
+    return model.topology.quirks.listed(name, function.vendor, function.device)
 
 
 def _cavium(model: AcsModel, function: PciFunction) -> _Outcome:
@@ -321,16 +304,39 @@ def _wangxun(model: AcsModel, function: PciFunction) -> _Outcome:
 
 
 _ROOT_PORTS = frozenset({PortType.ROOT_PORT})
+_INTEGRATED = frozenset({PortType.ROOT_COMPLEX_INTEGRATED_ENDPOINT})
 
 _RULES: Mapping[AcsRule, Callable[[AcsModel, PciFunction], _Outcome]] = {
     AcsRule.ALWAYS: _always,
     AcsRule.MF_ENDPOINT: _always,
     AcsRule.AMD_SB: _amd_sb,
-    AcsRule.INTEL_RCIEP: _of_type(frozenset({PortType.ROOT_COMPLEX_INTEGRATED_ENDPOINT}), _always),
-    AcsRule.ROOT_PORT_ONLY: _of_type(_ROOT_PORTS, _always),
-    AcsRule.CAVIUM_RP: _of_type(_ROOT_PORTS, _cavium),
-    AcsRule.INTEL_PCH: _of_type(_ROOT_PORTS, _intel_pch),
-    AcsRule.INTEL_SPT_PCH: _of_type(_ROOT_PORTS, _intel_spt_pch),
-    AcsRule.ZHAOXIN_PORTS: _of_type(_ALWAYS_FLAGS, _zhaoxin),
+    AcsRule.INTEL_RCIEP: _always,
+    AcsRule.ROOT_PORT_ONLY: _always,
+    AcsRule.CAVIUM_RP: _cavium,
+    AcsRule.INTEL_PCH: _intel_pch,
+    AcsRule.INTEL_SPT_PCH: _intel_spt_pch,
+    AcsRule.ZHAOXIN_PORTS: _zhaoxin,
     AcsRule.WANGXUN_NIC: _wangxun,
 }
+# The rules that apply to PCIe functions of certain port types only; the others ask for no type.
+_RULE_TYPES: Mapping[AcsRule, frozenset[PortType]] = {
+    AcsRule.INTEL_RCIEP: _INTEGRATED,
+    AcsRule.ROOT_PORT_ONLY: _ROOT_PORTS,
+    AcsRule.CAVIUM_RP: _ROOT_PORTS,
+    AcsRule.INTEL_PCH: _ROOT_PORTS,
+    AcsRule.INTEL_SPT_PCH: _ROOT_PORTS,
+    AcsRule.ZHAOXIN_PORTS: _ALWAYS_FLAGS,
+}
+
+
+def _outcome(model: AcsModel, function: PciFunction, rule: AcsRule) -> _Outcome:
+    """What the rule of a matching row answers; not applicable where the port type is none of the rule's."""
+    port_types = _RULE_TYPES.get(rule)
+    if port_types is None:
+        return _RULES[rule](model, function)
+    if model.topology.is_pcie(function) is False:
+        return _Outcome.NOT_APPLICABLE
+    port_type = model.topology.port_type(function)
+    if port_type is None or (port_type in port_types and function.address in model.topology.doubtful):
+        return _Outcome.UNKNOWN
+    return _RULES[rule](model, function) if port_type in port_types else _Outcome.NOT_APPLICABLE

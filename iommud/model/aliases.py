@@ -35,8 +35,6 @@ class Aliases:
     def mask(self, function: PciFunction) -> frozenset[int]:
         """Devfns on the function's own bus under which it also sends (``pdev->dma_alias_mask``)."""
         found = self.firmware.get(function.address, frozenset()) | self.logged.get(function.address, frozenset())
-        if function.vendor is None or function.device is None:
-            return found
         for row in self.topology.quirks.alias_rows(function.vendor, function.device):
             if row.subsystem in (None, (function.subsystem_vendor, function.subsystem_device)):
                 found |= row.devfns(function.address.devfn)
@@ -44,7 +42,7 @@ class Aliases:
 
     def mask_unknown(self, function: PciFunction) -> bool:
         """Whether its aliases stand only in its own memory (Switchtec NTB) and no log line lists them."""
-        if function.vendor is None or function.device is None or function.address in self.logged:
+        if function.address in self.logged:
             return False
         rows = self.topology.quirks.alias_rows(function.vendor, function.device)
         return any(row.in_device_memory and row.class_high in (None, (function.class_code or 0) >> 8) for row in rows)

@@ -113,7 +113,8 @@ class Quirks:
     version: Version
     acs: dict[int, tuple[AcsRow, ...]]
     """Rows by vendor, in table order."""
-    aliases: dict[tuple[int, int], tuple[AliasRow, ...]]
+    aliases: dict[tuple[int | None, int | None], tuple[AliasRow, ...]]
+    """Rows by vendor and device; no row has a None, so that a function of unknown identity finds none."""
     lists: dict[DeviceList, tuple[tuple[int, int, int], ...]]
     """Ranges (vendor, first device, last device) of each list."""
     gated: frozenset[tuple[int | None, int | None]]
@@ -123,20 +124,20 @@ class Quirks:
         """The rows that match a function, in table order."""
         return (row for row in self.acs.get(vendor, ()) if row.device in (None, device))
 
-    def alias_rows(self, vendor: int, device: int) -> tuple[AliasRow, ...]:
+    def alias_rows(self, vendor: int | None, device: int | None) -> tuple[AliasRow, ...]:
         """The alias fixups that match a function's vendor and device."""
         return self.aliases.get((vendor, device), ())
 
-    def aliases_in_memory(self, vendor: int, device: int) -> bool:
+    def aliases_in_memory(self, vendor: int | None, device: int | None) -> bool:
         """Whether some fixup reads this device's aliases from its own memory."""
         return any(row.in_device_memory for row in self.alias_rows(vendor, device))
 
-    def listed(self, name: DeviceList, vendor: int, device: int) -> bool:
-        """Whether a device stands on a list."""
-        for listed_vendor, first, last in self.lists.get(name, ()):
-            if vendor == listed_vendor and first <= device <= last:
-                return True
-        return False
+    def listed(self, name: DeviceList, vendor: int | None, device: int | None) -> bool:
+        """Whether a device stands on a list; one of unknown identity stands on none."""
+        if device is None:
+            return False
+        ranges = self.lists.get(name, ())
+        return any(vendor == listed and first <= device <= last for listed, first, last in ranges)
 
     @classmethod
     def bundled(cls, version: Version) -> Quirks:
@@ -204,8 +205,8 @@ def _by_vendor(rows: Iterable[AcsRow]) -> dict[int, tuple[AcsRow, ...]]:
     return found
 
 
-def _by_device(rows: Iterable[AliasRow]) -> dict[tuple[int, int], tuple[AliasRow, ...]]:
-    found: dict[tuple[int, int], tuple[AliasRow, ...]] = {}
+def _by_device(rows: Iterable[AliasRow]) -> dict[tuple[int | None, int | None], tuple[AliasRow, ...]]:
+    found: dict[tuple[int | None, int | None], tuple[AliasRow, ...]] = {}
     for row in rows:
         key = (row.vendor, row.device)
         found[key] = (*found.get(key, ()), row)

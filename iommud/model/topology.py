@@ -110,16 +110,10 @@ class Topology:
         return endpoint
 
     def _is_vmd(self, endpoint: PciFunction) -> bool:
-        if endpoint.driver == "vmd":
-            return True
-        if endpoint.vendor is None or endpoint.device is None:
-            return False
-        return self.quirks.listed(DeviceList.VMD, endpoint.vendor, endpoint.device)
+        return endpoint.driver == "vmd" or self.quirks.listed(DeviceList.VMD, endpoint.vendor, endpoint.device)
 
     def flag(self, bridge: PciFunction, flag: BridgeFlag) -> bool:
         """Whether an alias fixup sets this flag on the bridge."""
-        if bridge.vendor is None or bridge.device is None:
-            return False
         rows = self.quirks.alias_rows(bridge.vendor, bridge.device)
         if not any(row.flag is flag for row in rows):
             return False
