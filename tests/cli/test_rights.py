@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,15 +51,13 @@ needs_pci = pytest.mark.skipif(not Path("/sys/bus/pci/devices").is_dir(), reason
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A directory for a machine that everybody may look into."""
-    top = Path(tempfile.gettempdir())
-    for place in (tmp_path, *tmp_path.parents):
-        if place != top and place.is_relative_to(top):
-            place.chmod(0o755)
-    if as_nobody("test", "-x", str(tmp_path)).returncode:
-        pytest.skip("nobody may not look into the directory for temporary files")
-    return tmp_path / "machine"
+def root() -> Iterator[Path]:
+    """A directory for a machine that everybody may look into; those of pytest are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        if as_nobody("test", "-x", name).returncode:
+            pytest.skip("nobody may not look into the directory for temporary files")
+        yield Path(name) / "machine"
 
 
 @needs_pci
