@@ -85,11 +85,6 @@ class Server:
         if self._tls is not None:
             self._secure.ssl_options = self._tls.context()
 
-    @property
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._plain.streams) + len(self._secure.streams)
-
     def stop(self) -> None:
         """Close all sockets and connections, at once."""
         for server in (self._plain, self._secure):

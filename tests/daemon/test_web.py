@@ -188,6 +188,20 @@ def test_a_client_that_reads_slowly_but_in_time_gets_everything(hasty: Running) 
         assert received(one).endswith(b"</html>\n")
 
 
+def test_what_was_pipelined_on_a_connection_that_was_cut_off_is_not_worked_off() -> None:
+    many = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 200
+    with running(limits={"MAX_CONNECTIONS": 4}, page_kib=1024) as server, contextlib.ExitStack() as held:
+        for _ in range(60):
+            one = held.enter_context(connect(server.address))
+            with contextlib.suppress(OSError):
+                one.sendall(many)
+        time.sleep(0.5)
+        before = server.processor
+        time.sleep(1)
+
+        assert server.processor - before < 0.2
+
+
 def test_beyond_the_limit_the_oldest_connection_makes_room() -> None:
     with running(limits={"MAX_CONNECTIONS": 8}) as server, contextlib.ExitStack() as held:
         waiting = [held.enter_context(connect(server.address)) for _ in range(8)]
