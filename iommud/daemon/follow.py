@@ -19,8 +19,8 @@ from iommud.daemon.worker import Worker
 
 __all__ = ["Follower"]
 
-_POLL = 10.0
-"""Seconds between looks at the directory where inotify says nothing: it may be missing, or another one by now."""
+_POLL, _POLL_BLIND = 10.0, 1.0
+"""Seconds between looks at the directory, which may be another one by now; the second without inotify."""
 _SETTLED = 0.02
 """Seconds after an event: several of them belong to one publication."""
 
@@ -103,21 +103,20 @@ class Follower(FileSystemEventHandler):
             return
         self._watch()
         self.look()
-        self._loop.call_later(_POLL, self._poll)
+        self._loop.call_later(_POLL_BLIND if self._observer is None else _POLL, self._poll)
 
     def _watch(self) -> None:
         """Have inotify tell of the directory, anew if it was replaced; without inotify the poll must do."""
         try:
             found = self._directory.stat()
         except OSError:
-            self._place = None
+            self._unwatch()
             return
         place = (found.st_dev, found.st_ino)
         if place == self._place and self._observer is not None and self._observer.is_alive():
             return
-        if self._observer is not None:
-            self._observer.stop()
-        self._observer, self._place = None, place
+        self._unwatch()
+        self._place = place
         observer = Observer()
         try:
             observer.schedule(self, str(self._directory))
@@ -126,3 +125,8 @@ class Follower(FileSystemEventHandler):
             log_event(logging.DEBUG, "no inotify: the directory is polled", error=error.strerror or str(error))
             return
         self._observer = observer
+
+    def _unwatch(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+        self._observer = self._place = None
