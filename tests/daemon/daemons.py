@@ -172,11 +172,11 @@ def series(text: str) -> dict[str, float]:
 
 
 def eventually(ask: Callable[[], T | None], within: float = 20) -> T:
-    """The first answer that is neither None nor False."""
+    """The first answer that is true, or not empty."""
     deadline = time.monotonic() + within
     while True:
         answer = ask()
-        if answer is not None and answer is not False:
+        if answer:
             return answer
         assert time.monotonic() < deadline, f"not within {within} s"
         time.sleep(0.02)

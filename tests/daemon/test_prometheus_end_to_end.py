@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real Prometheus with the project's own rules scrapes the real daemon over a machine that the test edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.daemon.daemons import VICTIM, Capture, daemon, eventually
+from tests.prometheus import Server, prometheus_over
+
+RULES = Path(__file__).parent.parent.parent / "monitoring" / "iommud.rules.yml"
+
+
+def quick_rules(directory: Path) -> Path:
+    """The rules with waiting times that a test can wait for."""
+    path = directory / "rules.yml"
+    path.write_text(RULES.read_text(encoding="utf-8").replace("for: 15s", "for: 3s"), encoding="utf-8")
+    return path
+
+
+def alerts(server: Server) -> dict[tuple[str, str], str]:
+    """State of each alert by name and kind."""
+    found = server.get("alerts")["alerts"]
+    return {(one["labels"]["alertname"], one["labels"].get("kind", "")): one["state"] for one in found}
+
+
+def test_an_alert_goes_pending_fires_and_resolves(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "machine")
+    ungrouped = ("IommudFindingCritical", "ungrouped")
+    with daemon(capture) as running, prometheus_over([running.target], tmp_path, rules=quick_rules(tmp_path)) as server:
+        eventually(lambda: server.query("iommud_source_up == 1"), within=30)
+        assert alerts(server) == {}
+        capture.ungroup(VICTIM)
+        eventually(lambda: alerts(server).get(ungrouped) == "pending")
+        eventually(lambda: alerts(server).get(ungrouped) == "firing")
+        (alert,) = [one for one in server.get("alerts")["alerts"] if one["labels"].get("kind") == "ungrouped"]
+        assert VICTIM in alert["annotations"]["description"]
+        assert alert["annotations"]["runbook_url"].endswith("docs/findings/ungrouped.md")
+        capture.regroup(VICTIM)
+        eventually(lambda: ungrouped not in alerts(server))
+
+
+def test_what_prometheus_stores_is_what_the_daemon_counts(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "machine")
+    capture.ungroup(VICTIM)
+    with daemon(capture) as running, prometheus_over([running.target], tmp_path) as server:
+        eventually(lambda: server.query("iommud_finding_info"), within=30)
+        (series,) = server.query('iommud_finding_info{kind="ungrouped"}')
+        labels = {name: series["metric"][name] for name in ("segment", "bus", "device", "function")}
+        assert labels == {"segment": "0000", "bus": "02", "device": "00", "function": "0"}
+        assert float(server.query("sum(iommud_functions)")[0]["value"][1]) == len(capture.functions())
+        assert server.query("time() - iommud_snapshot_timestamp_seconds < 30")
+        eventually(lambda: server.query("rate(iommud_snapshot_duration_seconds_count[10s]) > 0"))
