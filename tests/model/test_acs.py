@@ -87,6 +87,12 @@ def test_judged_with_control_cleared_only_what_implements_nothing_is_isolated() 
     assert judge(lone(4, ON, ids="8086:a110"), state=cleared).isolated is False
 
 
+@pytest.mark.parametrize("ids", [PLAIN, "8086:a110"])
+def test_cleared_control_has_none_of_the_flags(ids: str) -> None:
+    source_validation_only = AcsRegisters(0x01, 0x01)
+    assert judge(lone(4, source_validation_only, ids=ids), state=AcsState(control_cleared=True)).isolated is False
+
+
 ALL = AcsRegisters(0x1D, 0x1D)
 NONE = AcsRegisters(0x1D, 0x00)
 
@@ -127,6 +133,21 @@ NONE = AcsRegisters(0x1D, 0x00)
 )
 def test_each_kind_of_table_row(ids: str, port_type: int | None, acs: AcsRegisters | None, isolated: bool) -> None:
     assert judge(lone(port_type, acs, mf=True, ids=ids)).isolated is isolated
+
+
+@pytest.mark.parametrize(
+    ("acs", "isolated"),
+    [(AcsRegisters(0x1D, 0x1C), True), (AcsRegisters(0x09, 0x08), True), (AcsRegisters(0x1D, 0x0C), False)],
+)
+def test_of_a_switch_with_broken_source_validation_all_other_flags_are_asked(acs: AcsRegisters, isolated: bool) -> None:
+    machine = lone(4, acs, ids="111d:80b5")
+    machine.kernel = "7.3"
+    assert judge(machine).isolated is isolated
+
+
+@pytest.mark.parametrize(("ids", "basis"), [("8086:a110", AcsBasis.QUIRK), ("8086:0001", AcsBasis.FLAGS)])
+def test_only_listed_ports_are_judged_by_the_rule_of_their_chipset(ids: str, basis: AcsBasis) -> None:
+    assert judge(lone(4, ON, ids=ids)).basis is basis
 
 
 def test_a_verdict_of_the_table_names_its_row() -> None:
@@ -177,6 +198,8 @@ def test_without_the_extended_space_flags_are_unknown(
     found = judge(machine)
     assert found.isolated is isolated
     assert found.gap is (Gap.TRUNCATED if isolated is None else None)
+    assert (found.basis is AcsBasis.UNKNOWN) is (isolated is None)
+    assert (found.row is None) is (ids == PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +220,7 @@ def test_without_capabilities_the_port_type_is_unknown(port_type: int | None, id
     found = judge(machine)
     assert found.isolated is isolated
     assert found.gap is (Gap.RESTRICTED if isolated is None else None)
+    assert (found.basis is AcsBasis.UNKNOWN) is (isolated is None)
 
 
 def test_without_an_identity_nothing_is_known() -> None:
@@ -208,8 +232,12 @@ def test_without_an_identity_nothing_is_known() -> None:
 @pytest.mark.parametrize(("acs", "isolated"), [(ON, True), (OFF, None)])
 def test_an_unread_header_matters_only_if_the_flags_do_not_suffice(acs: AcsRegisters, isolated: bool | None) -> None:
     machine = lone(0)
-    machine.change(NAME, config=ConfigFacts(is_pcie=True, port_type=0, acs=acs, acs_known=True))
-    assert judge(machine).isolated is isolated
+    machine.change(NAME, config=ConfigFacts(is_pcie=True, port_type=0, acs=acs, acs_known=True, gap=Gap.ASLEEP))
+    found = judge(machine)
+    assert found.isolated is isolated
+    assert found == (
+        AcsVerdict(True, AcsBasis.FLAGS) if isolated else AcsVerdict(None, AcsBasis.UNKNOWN, gap=Gap.ASLEEP)
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,6 +260,14 @@ def test_a_downstream_port_below_an_unread_bridge_may_be_an_endpoint_to_the_kern
     found = judge(machine, "01:00.0")
     # The Annapurna row asks for root ports, which the function is not in either case: the flags decide.
     assert found.isolated is isolated
+
+
+def test_what_may_have_been_corrected_is_unknown_for_the_bridge_s_missing_bytes() -> None:
+    machine = Machine()
+    machine.root_port(NAME, to=1)
+    machine.switch_downstream("01:00.0", to=2)
+    machine.hide_capabilities(NAME)
+    assert judge(machine, "01:00.0") == AcsVerdict(None, AcsBasis.UNKNOWN, gap=Gap.RESTRICTED)
 
 
 def test_a_corrected_downstream_port_passes_without_a_capability() -> None:
@@ -327,8 +363,8 @@ def test_a_path_that_runs_in_a_circle_is_not_isolated() -> None:
     machine.root_port("01:00.0", to=2, acs=ON, upstream=Address.parse("02:00.0"))
     machine.root_port("02:00.0", to=1, acs=ON)
     acs = machine.acs()
-    assert not port(acs, 1)()
-    assert not port(acs, 2)()
+    assert port(acs, 1)() is False
+    assert port(acs, 2)() is False
 
 
 @pytest.mark.parametrize(("unknown", "isolated"), [(True, True), (False, False), (None, False)])
@@ -357,4 +393,17 @@ def test_what_is_known_is_not_noted_as_unknown() -> None:
     function = acs.topology.functions[Address.parse(NAME)]
     assert acs.isolated(function)
     assert acs.multifunction(function)
+    assert not acs.unknown
+
+
+def test_a_verdict_and_a_path_are_computed_once() -> None:
+    machine = lone(4, ON)
+    machine.hide_extended(NAME)
+    acs = machine.acs()
+    function = acs.topology.functions[Address.parse(NAME)]
+    assert acs.verdict(function) is acs.verdict(function)
+    assert not acs.path_isolated(function)
+    # The second answer is the first one again: nothing is asked, so nothing is noted as unknown.
+    acs.unknown.clear()
+    assert not acs.path_isolated(function)
     assert not acs.unknown

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One small topology for every rule that ties functions, and for what keeps them apart."""
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +73,16 @@ def test_the_nearest_alias_bridge_goes_before_unprotected_bridges_below_it() -> 
     machine.endpoint("02:00.0")
     assert machine.groups() == partition("00:01.0 01:00.0 02:00.0")
     assert "alias-bridge: 02:00.0 - 00:01.0" in ties(machine)
+
+
+def test_unprotected_bridges_below_an_alias_bridge_without_a_group_count_for_nothing() -> None:
+    machine = Machine()
+    machine.root_port("00:01.0", to=1, acs=ON)
+    machine.pcie_to_pci("01:00.0", to=2)
+    machine.root_port("02:00.0", to=3, acs=OFF)
+    machine.endpoint("03:00.0")
+    # The search for a group goes on from the last bridge that takes an alias, upward.
+    assert machine.groups(never=["01:00.0"]) == partition("00:01.0 | 02:00.0 | 03:00.0")
 
 
 def test_above_a_bridge_that_translates_only_the_path_counts() -> None:
@@ -146,6 +158,7 @@ def test_a_function_that_sends_as_another_falls_together_with_it(port: AcsRegist
         machine.endpoint(f"01:00.{function}", mf=True, acs=ON)
     machine.change("01:00.0", vendor=0x1103, device=0x0642)
     assert machine.groups() == partition(expected)
+    assert ("dma-alias: 01:00.0 - 01:00.1" in ties(machine)) is (port is ON)
 
 
 def test_masks_reach_no_other_bus() -> None:
@@ -306,6 +319,33 @@ def test_the_searches_that_start_at_a_bridge_without_a_group_find_its_grouped_si
     assert machine.groups(never=["01:00.0", "01:00.3"]) == partition(expected)
 
 
+def test_the_ties_below_a_bridge_without_a_group_name_its_grouped_siblings_only() -> None:
+    machine = ungrouped_bridge()
+    sibling_behind_an_ungrouped_one(machine)
+    found = ties(machine, never=("01:00.0", "01:00.3"))
+    assert {tie for tie in found if tie.startswith("ungrouped-bridge")} == {
+        "ungrouped-bridge: 02:01.0 - 01:01.0",
+        "ungrouped-bridge: 02:02.0 - 01:01.0",
+    }
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_siblings_are_searched_once_for_all_that_lies_below_a_bridge_without_a_group(more: int) -> None:
+    machine = ungrouped_bridge()
+    exposed_sibling(machine)
+    for slot in range(more):
+        machine.conventional(f"02:{slot + 3:02x}.0")
+    asked = Counter[Address]()
+
+    def joins(address: Address) -> bool:
+        asked[address] += 1
+        return address != Address.parse("01:00.0")
+
+    list(replace(machine.model(FINEST), joins=joins).ties())
+    # Whether to search on from it, and whether to tie to it.
+    assert asked[Address.parse("01:00.1")] == 2
+
+
 def test_a_single_function_bridge_without_a_group_looks_for_no_siblings() -> None:
     machine = Machine()
     machine.pci_bridge("00:01.0", to=1, mf=False)
@@ -356,6 +396,27 @@ def test_aliases_in_device_memory_may_be_any_on_the_bus_unless_the_log_tells_the
     model = machine.model(COARSEST)
     assert frozenset(model.expected().groups) == partition(coarsest)
     assert model.acs.unknown == (set() if logged else {ntb})
+    assert ties(machine, COARSEST) == (
+        {"dma-alias: 00:01.0 - 00:03.0"} if logged else {"dma-alias: 00:01.0 - 00:02.0", "dma-alias: 00:01.0 - 00:03.0"}
+    )
+
+
+def test_aliases_that_nobody_can_read_matter_to_no_function_alone_on_its_bus() -> None:
+    machine = Machine()
+    machine.rciep("00:01.0", ids="1055:1001", class_code=0x068000)
+    model = machine.model(COARSEST)
+    model.expected()
+    assert not model.acs.unknown
+
+
+def test_unread_registers_matter_to_no_function_alone_in_its_slot() -> None:
+    machine = Machine()
+    for name in ("00:01.0", "00:02.0"):
+        machine.rciep(name)
+        machine.hide_config(name)
+    model = machine.model(COARSEST)
+    assert frozenset(model.expected().groups) == partition("00:01.0 | 00:02.0")
+    assert not model.acs.unknown
 
 
 def test_aliases_in_device_memory_count_where_a_bridge_without_a_group_searches() -> None:
@@ -378,7 +439,9 @@ def test_groups_stand_in_the_order_of_their_lowest_members() -> None:
 def test_a_tie_within_a_group_changes_nothing() -> None:
     one, two, three = (Address(0, 0, slot, 0) for slot in range(3))
     ring = [Tie(first, second, Rule.DMA_ALIAS) for first, second in ((one, two), (two, three), (three, one))]
-    assert closure(ring, [one, two, three]).groups == (frozenset({one, two, three}),)
+    found = closure(iter(ring), [one, two, three])
+    assert found.groups == (frozenset({one, two, three}),)
+    assert found.ties == tuple(ring)
 
 
 def test_a_closure_without_ties_leaves_everything_alone() -> None:

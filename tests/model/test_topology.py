@@ -97,14 +97,16 @@ def test_a_virtual_function_without_its_physical_one_keeps_its_place(pf_bus: str
         machine.functions = {at: one for at, one in machine.functions.items() if at.bus == 9}
     topology = machine.topology()
     assert chain(topology, "09:00.0") == expected
+    assert {name: bus.id for name, bus in topology.buses.items()} == {name: name for name in topology.buses}
 
 
 def test_a_bridge_that_only_a_path_names_is_a_bridge_of_which_nothing_is_known() -> None:
     machine = switch()
+    machine.change("01:00.0", root=(0, 0))
     del machine.functions[Address.parse("00:01.0")]
     topology = machine.topology()
     missing = at(topology, "00:01.0")
-    assert not missing.present
+    assert missing == PciFunction(address=Address.parse("00:01.0"), root=(0, 0), present=False)
     assert topology.is_pcie(missing) is None
     assert topology.port_type(missing) is None
     assert not topology.flag(missing, BridgeFlag.BRIDGE_XLATE_ROOT)
