@@ -71,7 +71,7 @@ ACS_SV = 0x01
 
 def acs_names(bits: int) -> str:
     """The set flags as text, ``SV|RR`` or ``none``."""
-    return "|".join(flag.name or "" for flag in Acs if bits & flag) or "none"
+    return "|".join(str(flag.name) for flag in Acs if bits & flag) or "none"
 
 
 class Gap(enum.StrEnum):
@@ -180,9 +180,9 @@ def _decode_header(read: ReadDword, wanted: Wanted, function_number: int, gap: G
 
 
 def _header_oddities(header: int) -> tuple[Oddity, ...]:
-    if header == HEADER_TYPE_CARDBUS:
-        return (Oddity.CARDBUS_HEADER,)
-    return () if header < HEADER_TYPE_CARDBUS else (Oddity.UNKNOWN_HEADER,)
+    if header < HEADER_TYPE_CARDBUS:
+        return ()
+    return (Oddity.CARDBUS_HEADER if header == HEADER_TYPE_CARDBUS else Oddity.UNKNOWN_HEADER,)
 
 
 def _decode_pcie(read: ReadDword, facts: ConfigFacts, gap: Gap) -> ConfigFacts:
@@ -258,7 +258,8 @@ def _walk_extended(read: ReadDword, facts: ConfigFacts, wide: bool, gap: Gap) ->
         header = read(position)
         if header is None:
             return replace(facts, gap=gap)
-        if header in (0, 0xFFFFFFFF):
+        # A header of 0, the mark of an empty list, needs no test of its own: it leads nowhere either.
+        if header == 0xFFFFFFFF:
             return replace(facts, acs_known=True)
         if header & 0xFFFF == EXTENDED_CAPABILITY_ID_ACS:
             return _read_acs(read, facts, position, wide, gap)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Decoding of configuration space, dword by dword."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,9 @@ def port(port_type: int = PortType.ROOT_PORT) -> Space:
     return Space().header(1).pcie(port_type)
 
 
+CONVENTIONAL = ConfigFacts(header_type=0, multifunction_bit=False, is_pcie=False, acs_known=True)
+
+
 def test_type_and_acs_of_a_root_port() -> None:
     facts = port().acs(0x5F, 0x1D).decode()
 
@@ -86,20 +91,28 @@ def test_only_the_dwords_that_decide_are_read() -> None:
 
 
 def test_capabilities_are_found_along_the_list() -> None:
-    space = Space().header().capability(0x50, 0x01, 0x62).pcie(PortType.ENDPOINT, 0x60)
-    space.header(multifunction=True).extended(0x100, 0x01, 0x148).acs(0x00, 0x00, 0x148)
+    space = Space().header().capability(0x50, 0x01, 0x63).pcie(PortType.ENDPOINT, 0x60)
+    space.header(multifunction=True).extended(0x100, 0x01, 0x143).acs(0x00, 0x00, 0x140)
 
     facts = space.decode()
 
-    # The low two bits of a pointer are reserved: 0x62 leads to 0x60.
+    # The low two bits of a pointer are reserved: 0x63 leads to 0x60, 0x143 to 0x140.
     assert (facts.port_type, facts.acs) == (PortType.ENDPOINT, AcsRegisters(0, 0))
 
 
 @pytest.mark.parametrize("function", [0, 3])
 def test_without_a_capability_list_it_is_conventional(function: int) -> None:
-    facts = Space().header().decode(function=function)
+    assert Space().header().decode(function=function) == CONVENTIONAL
 
-    assert (facts.is_pcie, facts.acs_known, facts.port_type) == (False, True, None)
+
+def test_a_pointer_counts_for_nothing_where_the_status_tells_of_no_list() -> None:
+    assert port().header(0).put(0x06, 0x2F8F, 2).decode() == CONVENTIONAL
+
+
+def test_the_multifunction_mark_is_one_bit_of_its_dword() -> None:
+    space = Space().put(0x0C, 0xFF7FFFFF)
+
+    assert space.decode(Wanted(capabilities=False)).multifunction_bit is False
 
 
 @pytest.mark.parametrize(
@@ -112,13 +125,13 @@ def test_without_a_capability_list_it_is_conventional(function: int) -> None:
     ids=["the list ends", "an id of all ones ends it", "a pointer into the header ends it"],
 )
 def test_a_list_that_ends_without_pcie_means_conventional(space: Space) -> None:
-    assert space.decode().is_pcie is False
+    assert space.decode() == CONVENTIONAL
 
 
 def test_a_list_that_loops_is_left_after_48_steps() -> None:
     facts = Space().header().capability(0x50, 0x01, 0x60).capability(0x60, 0x05, 0x50).decode()
 
-    assert (facts.is_pcie, facts.oddities) == (False, (Oddity.CAPABILITY_LOOP,))
+    assert facts == replace(CONVENTIONAL, oddities=(Oddity.CAPABILITY_LOOP,))
 
 
 def test_pcie_before_the_loop_is_still_found() -> None:
@@ -138,6 +151,13 @@ def test_an_empty_extended_space_has_no_acs(first: int) -> None:
     facts = port().put(0x100, first).decode()
 
     assert (facts.acs, facts.acs_known) == (None, True)
+
+
+def test_an_extended_space_of_all_ones_is_empty_and_not_a_loop() -> None:
+    space = port()
+    space.bytes[0x100:] = b"\xff" * (len(space.bytes) - 0x100)
+
+    assert (space.decode().acs_known, space.decode().oddities) == (True, ())
 
 
 def test_the_extended_list_may_end_without_acs() -> None:
@@ -176,6 +196,33 @@ def test_missing_bytes_are_a_gap_and_never_a_guess(length: int, pcie: bool | Non
     facts = space.decode(size=4096, gap=Gap.RESTRICTED)
 
     assert (facts.is_pcie, facts.acs_known, facts.gap) == (pcie, known, Gap.RESTRICTED)
+
+
+@pytest.mark.parametrize(("data", "gap"), [(b"", Gap.RESTRICTED), (b"\xff" * 64, Gap.ALL_ONES)])
+def test_a_header_that_cannot_be_read_is_a_gap_though_nothing_else_is_wanted(data: bytes, gap: Gap) -> None:
+    space = Space()
+    space.bytes[:] = data
+
+    assert space.decode(Wanted(capabilities=False), size=4096, gap=Gap.RESTRICTED) == ConfigFacts(gap=gap)
+
+
+def test_a_status_that_cannot_be_read_is_a_gap() -> None:
+    space = Space()
+    del space.bytes[4:]
+
+    assert space.decode(Wanted(header=False), function=1, gap=Gap.RESTRICTED) == ConfigFacts(gap=Gap.RESTRICTED)
+
+
+@pytest.mark.parametrize(
+    ("header", "function", "read"), [(True, 0, True), (True, 1, True), (False, 0, True), (False, 1, False)]
+)
+def test_the_header_is_left_unread_only_where_the_number_tells_of_several_functions(
+    header: bool, function: int, read: bool
+) -> None:
+    space = port()
+    space.decode(Wanted(header=header), function=function)
+
+    assert (0x0C in space.offsets) is read
 
 
 def test_a_header_without_capabilities_is_decided_by_64_bytes() -> None:
@@ -260,7 +307,9 @@ def test_the_header_alone_can_be_wanted() -> None:
 def test_sunrise_point_root_ports_have_dword_registers() -> None:
     space = port().extended(0x140, 0x0D).extended(0x100, 0x01, 0x140).put(0x144, 0x1F).put(0x148, 0x1D)
 
-    assert space.decode(Wanted(wide_acs=True)).acs == AcsRegisters(0x1F, 0x1D, wide=True)
+    facts = space.decode(Wanted(wide_acs=True))
+
+    assert (facts.acs, facts.acs_known) == (AcsRegisters(0x1F, 0x1D, wide=True), True)
 
 
 def test_other_ports_with_such_an_id_have_word_registers() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reads cost: which registers of which functions are asked for, and which are left alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from iommud.address import Address
@@ -16,7 +18,9 @@ ALL = Wanted()
 NO_HEADER = Wanted(header=False)
 
 
-def function(name: str, ids: str | None = "1234:11e8", *, bridge: bool = False, vf: bool = False) -> PciFunction:
+def function(
+    name: str, ids: str | None = "1234:11e8", *, bridge: bool = False, vf: bool = False, class_code: int | None = None
+) -> PciFunction:
     vendor, device = (None, None) if ids is None else (int(part, 16) for part in ids.split(":"))
     return PciFunction(
         address=Address.parse(name),
@@ -24,6 +28,7 @@ def function(name: str, ids: str | None = "1234:11e8", *, bridge: bool = False, 
         device=device,
         secondary_bus=1 if bridge else None,
         physfn=PF if vf else None,
+        class_code=class_code,
     )
 
 
@@ -86,6 +91,21 @@ def test_a_function_of_unknown_identity_is_read_like_any_other() -> None:
     functions = (function("00:03.0", None), function("00:03.1", None), function("00:04.0", None))
 
     assert planned(*functions) == {"00:03.0": ALL, "00:03.1": NO_HEADER}
+
+
+def test_a_vendor_alone_is_no_identity() -> None:
+    functions = [replace(function(name, "8088:1001"), device=None) for name in ("00:03.0", "00:03.1")]
+
+    assert planned(*functions) == {"00:03.0": ALL, "00:03.1": NO_HEADER}
+
+
+@pytest.mark.parametrize(("class_code", "wanted"), [(0x060700, ALL), (0x060400, NO_HEADER), (None, NO_HEADER)])
+def test_the_header_of_a_cardbus_bridge_is_always_asked(class_code: int | None, wanted: Wanted) -> None:
+    assert planned(function("00:03.1", bridge=True, class_code=class_code)) == {"00:03.1": wanted}
+
+
+def test_a_plan_is_frugal_unless_told_otherwise() -> None:
+    assert plan_reads([function("00:03.0")], QUIRKS) == {}
 
 
 def test_slots_of_other_domains_and_buses_are_other_slots() -> None:

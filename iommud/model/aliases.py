@@ -69,7 +69,7 @@ class Aliases:
         """Whether only unread bytes would tell if the bridge takes an alias."""
         return self.topology.port_type(bridge) is None and self.topology.is_pcie(bridge) is not False
 
-    def alias_bridges(self, chain: tuple[PciFunction, ...], *, unread: bool = False) -> list[PciFunction]:
+    def alias_bridges(self, chain: tuple[PciFunction, ...], *, unread: bool) -> list[PciFunction]:
         """The alias-taking bridges of a chain, nearest first, up to a bridge that translates itself.
 
         ``unread`` says what a bridge of unknown type counts as.
