@@ -57,6 +57,7 @@ class RememberingReader(FunctionReader):
         self._known = known
         self._touched = touched
         self._reached: frozenset[Address] | None = None
+        self._reads: list[Read] = []
 
     def with_config(self, function: PciFunction, wanted: Wanted | None, sleep: Sleep) -> PciFunction:
         """As in FunctionReader."""
@@ -76,7 +77,7 @@ class RememberingReader(FunctionReader):
     def _learn(
         self, function: PciFunction, wanted: Wanted, sleep: Sleep, conditions: tuple[object, ...]
     ) -> PciFunction:
-        self._reads: list[Read] = []
+        self._reads = []
         read = super().with_config(function, wanted, sleep)
         if read.config.gap in _LASTING_GAPS:
             self.learned[function.address] = Known(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from iommud import check
+from iommud import check, read_sysfs
 from iommud.address import Address
+from iommud.archive import open_source
 from iommud.daemon.incremental import IncrementalReader, time_suspended
 from iommud.errors import SourceError
 from iommud.files import Tree
@@ -88,6 +89,13 @@ def test_the_first_snapshot_reads_what_any_other_reader_reads(tmp_path: Path) ->
     assert watch.snapshot() == watch.fresh()
     assert set(watch.opened) == WITH_ACS
     assert watch.reader.config_reads == watch.fresh().config_reads > 0
+
+
+def test_an_archive_whose_files_have_no_identity_is_read_as_by_any_other_reader() -> None:
+    capture = Path(__file__).parents[1] / "fixtures/captures/6.12-amd64-intel-switch-q7.2.tar.gz"
+    reader = IncrementalReader(lambda: open_source(str(capture), sysfs="/sys", procfs="/proc"), changes=lambda: 0)
+
+    assert check(reader.snapshot((), full=True)).findings == check(read_sysfs(str(capture))).findings
 
 
 def test_config_space_of_known_functions_is_not_read_again(watch: Watch) -> None:
