@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,30 @@ def test_the_options_of_each_service_have_their_variable_in_the_defaults(unit: s
     assert values(unit, "ExecStart")[0].endswith(f" ${name}")
     assert f"{name}=" in values(unit, "Environment"), "an unset variable is a warning in the journal at each start"
     assert f'\n{name}=""\n' in text_of("iommud.default")
+
+
+def options_of(verb: str) -> set[str]:
+    command = [sys.executable, "-m", "iommud", verb, "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=SYSTEMD.parent).stdout
+    return set(re.findall(r"(?<!\S)--[\w.-]*\w\b(?!-)", text)) - {"--help"}
+
+
+@pytest.mark.parametrize(("unit", "verb"), [*zip(SERVICES, ["run", "serve", "check"], strict=True)])
+def test_the_program_has_every_option_that_a_unit_or_the_defaults_give_it(unit: str, verb: str) -> None:
+    section = text_of("iommud.default").partition(f", {unit}")[2].partition("OPTIONS=")[0]
+    given = re.findall(r"--[\w.-]+", values(unit, "ExecStart")[0]) + re.findall(r"--[\w.-]+", section)
+
+    assert given
+    assert set(given) - options_of(verb) == set()
+
+
+@pytest.mark.parametrize(("unit", "verb"), [("iommud.service", "run"), ("iommud-web.service", "serve")])
+def test_the_defaults_mention_every_option_of_the_daemon(unit: str, verb: str) -> None:
+    section = text_of("iommud.default").partition(f", {unit}")[2].partition("OPTIONS=")[0]
+    settled = {"--runtime-directory", "--state-directory", "--web", "--no-web", "--watch.uevents", "--watch.groups"}
+    elsewhere = {option for option in options_of(verb) if option.startswith("--web.")} if verb == "run" else set()
+
+    assert options_of(verb) - settled - elsewhere - {"--web.listen-address"} - set(section.split()) == set()
 
 
 def test_findings_are_no_failure_of_the_check() -> None:

@@ -156,20 +156,17 @@ place_defaults() {
     fi
 }
 
-# In a root of its own systemctl makes and removes the links of enabled units, and nothing else.
+# Where systemd does not run (a root of its own, an image that is being built) systemctl makes and removes the links of
+# enabled units, and nothing else.
 control() {
     [ "$start" = yes ] && command -v systemctl >/dev/null || return 0
-    if [ -n "$root" ]; then
-        case $1 in
-            enable | disable) systemctl --quiet --root="$root" "$@" 2>/dev/null || say "systemctl $* failed" ;;
-        esac
-    elif [ -d /run/systemd/system ]; then
-        case $1 in
-            enable) systemctl --quiet enable --now "$2" ;;
-            disable) systemctl --quiet disable --now "$2" ;;
-            *) systemctl "$@" ;;
-        esac || say "systemctl $* failed"
-    fi
+    case "$1:$root:$([ -d /run/systemd/system ] && echo running)" in
+        enable::running | disable::running) set -- --now "$@" ;;
+        *::running | enable::* | disable::*) ;;
+        enable:* | disable:*) set -- --root="$root" "$@" ;;
+        *) return 0 ;;
+    esac
+    systemctl --quiet "$@" || say "systemctl $* failed"
 }
 
 start_units() {

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Alerting rules and dashboard: each does what it says, on a real Prometheus, with metrics that iommud exports."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from iommud.daemon import families
+from iommud.render.prometheus import Metric, Type
+from iommud.verdict.findings import Kind, Severity
+from tests.prometheus import Server, eventually, prometheus_over, run_promtool, served
+from tools.fleet_bench import BROKEN, GUEST, HOST, Machine, exposition, series
+
+ROOT = Path(__file__).parent.parent
+MONITORING = ROOT / "monitoring"
+RULES = MONITORING / "iommud.rules.yml"
+RULE_TESTS = MONITORING / "iommud.rules.test.yml"
+DASHBOARD = MONITORING / "grafana-dashboard.json"
+DOCUMENTS = "https://iommud.invalid/"
+
+EXPORTED = {metric.name for metric in families.ALL}
+OF_NODE_EXPORTER = {"node_textfile_mtime_seconds"}
+
+_METRIC = re.compile(r"\b(?:iommud|process|node)_\w+")
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The families that an expression names; series of a histogram count as their family."""
+    return {re.sub(r"_bucket$|_sum$|_count$", "", name) for name in _METRIC.findall(expression)}
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> Any:
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Title and expression of every query of the dashboard."""
+    return [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
+
+
+RULE_NAMES = [rule["alert"] for rule in rules()]
+by_rule = pytest.mark.parametrize("rule", rules(), ids=RULE_NAMES)
+
+
+def test_promtool_accepts_the_rules() -> None:
+    done = run_promtool("check", "rules", RULES)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{len(RULE_NAMES)} rules found" in done.stdout
+
+
+def test_every_rule_fires_when_it_should_and_stays_silent_when_it_should() -> None:
+    done = run_promtool("test", "rules", RULE_TESTS)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("alert", "what", "with_"),
+    [
+        ("IommudFindingCritical", 'severity="critical"} > 0', 'severity="critical"} > 5'),
+        ("IommudFindingCritical", "for: 15s", "for: 0s"),
+        ("IommudNoData", "offset 1d)", "offset 1h)"),
+        ("IommudStaleData", "> 900)\n", "> 9000)\n"),
+        (
+            "IommudRestarting",
+            "changes(iommud_start_time_seconds[1h]) > 3",
+            "changes(iommud_start_time_seconds[1h]) > 1",
+        ),
+        ("IommudRestarting", "and on (job, instance) iommud_start_time_seconds", ""),
+        ("IommudConfigSpaceIncomplete", "iommud_config_space_complete == 0", "iommud_config_space_complete >= 0"),
+    ],
+)
+def test_a_rule_that_is_changed_fails_its_test(tmp_path: Path, alert: str, what: str, with_: str) -> None:
+    text = RULES.read_text(encoding="utf-8")
+    tests = yaml.safe_load(RULE_TESTS.read_text(encoding="utf-8"))
+    tests["tests"] = [one for one in tests["tests"] if alert in str(one["alert_rule_test"])]
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests), encoding="utf-8")
+    assert what in text
+    (tmp_path / RULES.name).write_text(text.replace(what, with_, 1), encoding="utf-8")
+
+    assert run_promtool("test", "rules", tmp_path / "tests.yml").returncode == 1
+
+
+def test_no_rule_goes_untested() -> None:
+    tests = yaml.safe_load(RULE_TESTS.read_text(encoding="utf-8"))["tests"]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
+    fires = {case["alertname"] for case in cases if case["exp_alerts"]}
+    silent = {case["alertname"] for case in cases if not case["exp_alerts"]}
+
+    assert fires == silent == set(RULE_NAMES)
+
+
+@by_rule
+def test_a_rule_says_what_is_wrong_what_it_means_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["summary"].startswith("{{ $labels.instance }}: ")
+    assert rule["labels"]["severity"] in set(Severity)
+
+
+@by_rule
+def test_the_runbook_of_a_rule_exists(rule: dict[str, Any]) -> None:
+    url = rule["annotations"]["runbook_url"]
+    assert url.startswith(DOCUMENTS)
+    kinds = Kind if "$labels.kind" in url else [Kind.UNDECIDABLE]
+    for kind in kinds:
+        path, _, anchor = url.removeprefix(DOCUMENTS).replace("{{ $labels.kind }}", kind).partition("#")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert not anchor or anchor in [heading.lower() for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+
+
+def test_each_severity_has_a_rule() -> None:
+    watched = {match for rule in rules() for match in re.findall(r'iommud_findings\{severity="(\w+)"\}', rule["expr"])}
+
+    assert watched == set(Severity)
+
+
+@by_rule
+def test_a_rule_names_metrics_that_are_exported(rule: dict[str, Any]) -> None:
+    described = set(re.findall(r"\biommud_\w+", rule["annotations"]["description"]))
+
+    assert metrics_in(rule["expr"])
+    assert (metrics_in(rule["expr"]) | described) - EXPORTED - OF_NODE_EXPORTER == set()
+
+
+def test_the_page_on_monitoring_explains_every_alert() -> None:
+    headings = re.findall(r"^### (Iommud\w+)$", (ROOT / "docs/monitoring.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert headings == RULE_NAMES
+
+
+def test_the_dashboard_names_metrics_that_are_exported() -> None:
+    queries = [variable["definition"] for variable in dashboard()["templating"]["list"] if variable["type"] == "query"]
+    named = set().union(*(metrics_in(text) for text in (*queries, *(one for _, one in expressions()))))
+
+    assert named - EXPORTED == set()
+    assert len(named) > 15
+
+
+def test_the_dashboard_shows_a_fleet_and_one_machine_chosen_by_variables() -> None:
+    rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
+    variables = [variable["name"] for variable in dashboard()["templating"]["list"]]
+    used = set(re.findall(r"\$(\w+)", " ".join(one for _, one in expressions()))) - {"__rate_interval"}
+
+    assert rows == ["Fleet", "Machine: $instance"]
+    assert variables == ["datasource", "job", "kind", "instance"]
+    assert used == {"job", "kind", "instance"}
+
+
+def test_panels_neither_overlap_nor_share_a_number() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        columns, lines = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        assert columns.stop <= 24
+        for cell in itertools.product(columns, lines):
+            assert taken.setdefault(cell, panel["title"]) == panel["title"]
+    numbers = [panel["id"] for panel in dashboard()["panels"]]
+
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_every_panel_asks_the_data_source_that_was_chosen() -> None:
+    sources = {target["datasource"]["uid"] for panel in panels() for target in panel["targets"]}
+
+    assert sources == {"${datasource}"}
+
+
+def test_the_simulated_machines_export_what_the_daemon_exports() -> None:
+    text = exposition(BROKEN, time.time(), time.time() - 1000)
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    optional = {families.FUNCTION_GROUP.name}
+
+    assert run_promtool("check", "metrics", text=text).returncode == 0
+    assert types == {metric.name: metric.type for metric in families.ALL if metric.name not in optional}
+
+
+@pytest.mark.parametrize("metric", [metric for metric in families.ALL if metric is not families.FUNCTION_GROUP])
+def test_the_simulated_series_have_the_labels_of_the_daemons(metric: Metric) -> None:
+    text = exposition(BROKEN, time.time(), time.time() - 1000)
+    suffix = "_bucket" if metric.type is Type.HISTOGRAM else ""
+    samples = re.findall(rf"^{metric.name}{suffix}(?:\{{(.*)\}})? ", text, re.MULTILINE)
+
+    assert samples
+    assert {tuple(re.findall(r'(\w+)="', labels)) for labels in samples} == {metric.labels}
+
+
+@pytest.mark.parametrize(("name", "one"), [("guest", GUEST), ("host", HOST), ("guest with a finding", BROKEN)])
+def test_the_document_gives_the_size_of_each_machine(name: str, one: Machine) -> None:
+    row = re.search(rf"^\| {name}.*\|$", (ROOT / "docs/fleet.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert row
+    _, functions, groups, samples, size = (cell.strip().replace(",", "") for cell in row[0].strip("|").split("|"))
+    text = exposition(one, time.time(), time.time() - 1000)
+
+    assert (int(functions), int(groups), int(samples)) == (one.functions, one.groups, series(text))
+    assert int(size) == pytest.approx(len(text), abs=100)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Prometheus that has scraped a machine with a finding a few times, and has the rules loaded."""
+    pages = {"/metrics": exposition(BROKEN, time.time(), time.time() - 1000)}
+    directory = tmp_path_factory.mktemp("prometheus")
+    with served(pages) as target, prometheus_over([target], directory, rules=RULES) as server:
+        eventually(lambda: server.query("count_over_time(up[1m]) >= 3 and up == 1") or None)
+        yield server
+
+
+@pytest.mark.parametrize(("title", "expression"), expressions())
+def test_every_expression_of_the_dashboard_gives_something_on_a_real_prometheus(
+    fleet: Server, title: str, expression: str
+) -> None:
+    instance = fleet.query("up")[0]["metric"]["instance"]
+    replaced = {"$job": "iommud", "$kind": ".+", "$instance": instance, "$__rate_interval": "1m"}
+    for variable, value in replaced.items():
+        expression = expression.replace(variable, value)
+
+    found = fleet.query(expression)
+
+    assert found or "offset 1d" in expression or "iommud_snapshot_duration" in expression, title
+
+
+def test_a_finding_is_pending_within_a_scrape_and_then_fires(fleet: Server) -> None:
+    def alert() -> dict[str, Any] | None:
+        alerts = [one for one in fleet.get("alerts")["alerts"] if one["labels"]["alertname"] == "IommudFindingCritical"]
+        return alerts[0] if alerts else None
+
+    pending = eventually(alert)
+
+    assert pending["labels"]["kind"] == "alias-split"
+    assert pending["annotations"]["description"].endswith("0000:02:05.0")
+    eventually(lambda: (found := alert()) and (found["state"] == "firing" or None), within=40)
+
+
+def test_a_machine_without_findings_raises_no_alert(tmp_path: Path) -> None:
+    pages = {"/metrics": exposition(GUEST, time.time(), time.time() - 1000)}
+    with served(pages) as target, prometheus_over([target], tmp_path, rules=RULES) as server:
+        eventually(lambda: server.query("count_over_time(up[1m]) >= 3 and up == 1") or None)
+
+        assert server.get("alerts")["alerts"] == []
