@@ -31,7 +31,7 @@ class Problems:
         if len(self._texts) == PROBLEM_LIMIT:
             text = "more problems than are listed"
         if len(self._texts) <= PROBLEM_LIMIT:
-            self._texts[f"{self._name}: {text}"] = None
+            self._texts.setdefault(f"{self._name}: {text}")
 
     def listed(self) -> tuple[str, ...]:
         """The problems in the order in which they were met."""
@@ -73,7 +73,7 @@ def read_table(data: bytes, signature: str) -> Table:
         problems.add(f"only {len(data)} bytes, the header alone needs {HEADER_LENGTH}")
         return Table(signature=signature, revision=0, data=b"", problems=problems.listed())
     found, stored, revision, _ = _HEADER.unpack_from(data)
-    if found != signature.encode("ascii"):
+    if found != signature.encode():
         problems.add(f"signature is {found!r}")
         return Table(signature=signature, revision=revision, data=b"", problems=problems.listed())
     kept = _cut(data, stored, problems)

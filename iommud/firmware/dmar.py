@@ -152,5 +152,5 @@ def _scope(data: bytes) -> DeviceScope:
     kind, _, _, _, start_bus = _SCOPE.unpack_from(data)
     steps = data[_SCOPE.size :]
     # An odd last byte is no step: dmar_insert_dev_scope() divides the length by two.
-    path = tuple(zip(steps[0::2], steps[1::2], strict=False))
+    path = tuple((steps[at], steps[at + 1]) for at in range(0, len(steps) - 1, 2))
     return DeviceScope(kind=ScopeKind(kind), start_bus=start_bus, path=path)

@@ -28,6 +28,8 @@ _FIRST_VERSION: Final = 16
 _FIRST_VERSION_WITH_STRUCTURE_SIZE: Final = 17
 _WORD: Final = struct.Struct(">I")
 _PROPERTY: Final = struct.Struct(">II")
+_ENCODING: Final = "latin-1"
+"""Every byte is a character: names that are not ASCII cannot fail."""
 
 
 class FdtError(ValueError):
@@ -86,12 +88,15 @@ class Node:
     def u32(self, name: str) -> int | None:
         """The first cell of a property; None: absent, or shorter than a cell."""
         value = self.properties.get(name, b"")
-        return int.from_bytes(value[:4], "big") if len(value) >= _WORD.size else None
+        if len(value) < _WORD.size:
+            return None
+        cell: int = _WORD.unpack_from(value)[0]
+        return cell
 
     def text(self, name: str) -> str | None:
         """The first string of a property; None: absent."""
         value = self.properties.get(name)
-        return None if value is None else value.split(b"\0")[0].decode("latin-1")
+        return None if value is None else value.split(b"\0")[0].decode(_ENCODING)
 
     @property
     def enabled(self) -> bool:
@@ -113,8 +118,8 @@ class DeviceTree:
 
 @dataclass(slots=True, kw_only=True)
 class _Open:
-    name: str
-    path: str
+    name: str = ""
+    path: str = ""
     properties: dict[str, bytes] = field(default_factory=dict)
     children: list[Node] = field(default_factory=list)
 
@@ -125,7 +130,7 @@ class _Open:
 def parse_fdt(data: bytes) -> DeviceTree:
     """Unpacks a blob; a broken one gives the nodes up to the fault, and the fault's name."""
     problems = Problems("FDT")
-    opened: list[_Open] = [_Open(name="", path="")]
+    opened: list[_Open] = [_Open()]
     try:
         for event in events(data, read_layout(data)):
             _take(event, data, opened)
@@ -172,7 +177,7 @@ def read_layout(data: bytes) -> Layout:
     if version < _FIRST_VERSION or compatible > _FIRST_VERSION_WITH_STRUCTURE_SIZE:
         raise FdtError(f"version {version} (compatible with {compatible}) is not supported")
     if version < _FIRST_VERSION_WITH_STRUCTURE_SIZE:
-        structure_size = max(0, total - structure)
+        structure_size = total - structure
     if total > min(len(data), MAX_SIZE):
         raise FdtError(f"the header states {total} bytes, {len(data)} are at hand and {MAX_SIZE} allowed")
     layout = Layout(
@@ -254,9 +259,9 @@ def _property(data: bytes, offset: int, layout: Layout) -> Event:
 def _string(data: bytes, start: int, limit: int, what: str) -> tuple[str, int]:
     """A string and the offset after its NUL."""
     end = data.find(b"\0", start, min(limit, start + MAX_NAME + 1))
-    if end < 0:
+    if end == -1:
         raise FdtError(f"{what} at {start:#x} has no end")
-    return data[start:end].decode("latin-1"), end + 1
+    return data[start:end].decode(_ENCODING), end + 1
 
 
 def _aligned(offset: int, layout: Layout) -> int:

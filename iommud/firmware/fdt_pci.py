@@ -135,8 +135,8 @@ def _host_bridge(chain: tuple[Node, ...], targets: Mapping[int, Node]) -> HostBr
 
 
 def _bus_range(node: Node) -> tuple[int, int] | None:
-    value = node.properties.get("bus-range", b"")
-    if len(value) < _BUS_RANGE.size:
+    value = node.properties.get("bus-range")
+    if value is None or len(value) < _BUS_RANGE.size:
         return None
     first, last = _BUS_RANGE.unpack_from(value)
     return first, last
@@ -201,9 +201,9 @@ def _through_bus(parents: list[Node], address: int) -> int | None:
     width = child + above + size
     for start in range(0, len(ranges) - width + 1, width)[:MAX_RANGES]:
         words = ranges[start : start + width]
-        inside = address - int.from_bytes(words[:child], "big")
-        if 0 <= inside < int.from_bytes(words[child + above :], "big"):
-            return int.from_bytes(words[child : child + above], "big") + inside
+        inside = address - _unsigned(words[:child])
+        if 0 <= inside < _unsigned(words[child + above :]):
+            return _unsigned(words[child : child + above]) + inside
     return None
 
 
@@ -215,4 +215,9 @@ def _cells(parents: list[Node], name: str) -> int:
 
 
 def _number(value: bytes, cells: int) -> int | None:
-    return int.from_bytes(value[: 4 * cells], "big") if len(value) >= 4 * cells else None
+    return _unsigned(value[: 4 * cells]) if len(value) >= 4 * cells else None
+
+
+def _unsigned(value: bytes) -> int:
+    """A number of any count of cells."""
+    return int.from_bytes(value, "big")

@@ -5,6 +5,7 @@ Source: Arm I/O Remapping Table, DEN 0049E; read by the kernel in drivers/acpi/a
 """
 
 import enum
+import itertools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -163,7 +164,7 @@ def _structures(data: bytes, problems: Problems) -> list[Structure]:
         return []
     count, offset = _COUNT_AND_OFFSET.unpack_from(data, _COUNT_AT)
     walk = structures(data, offset, _NODE_HEADER, _NODE.size, problems)
-    found = [item for _, item in zip(range(count), walk, strict=False)]
+    found = list(itertools.islice(walk, count))
     if len(found) < count:
         problems.add(f"{count} nodes announced, {len(found)} found")
     return [item for item in found if len(item.data) >= _NODE.size]
@@ -184,7 +185,7 @@ def _mappings(
     if not count or not relative:
         return ()
     start = item.offset + relative
-    at_hand = min(count, budget, max(0, len(data) - start) // _MAPPING.size)
+    at_hand = min(count, budget, max(0, (len(data) - start) // _MAPPING.size))
     if at_hand < count:
         problems.add(f"node at {item.offset:#x} announces {count} ID mappings, {at_hand} are there")
     offsets = range(start, start + at_hand * _MAPPING.size, _MAPPING.size)

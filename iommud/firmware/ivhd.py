@@ -196,8 +196,8 @@ def _entry_length(data: bytes, offset: int) -> int | None:
     if kind != EntryType.ACPI_HID:
         return None
     uid = data[offset + _UID_LENGTH_AT : offset + _HID_ENTRY_LENGTH]
-    # Without the byte that holds the length the entry is cut; the shortest length lets the caller say so.
-    return _HID_ENTRY_LENGTH + (uid[0] if uid else 0)
+    # One byte, or none where the entry is cut; the shortest length then lets the caller say so.
+    return _HID_ENTRY_LENGTH + sum(uid)
 
 
 def _device_id(entry: Structure) -> int:

@@ -4,6 +4,7 @@
 Source: ACPI 6.5, sec 5.2.33; read by the kernel in drivers/acpi/viot.c.
 """
 
+import itertools
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -108,7 +109,7 @@ def parse_viot(data: bytes) -> Viot:
     nodes = _nodes(table.data, problems)
     ranges = [_pci_range(node, table.data, problems) for node in nodes if node.kind == _TYPE_PCI_RANGE]
     endpoints = [_mmio_endpoint(node, table.data, problems) for node in nodes if node.kind == _TYPE_MMIO_ENDPOINT]
-    iommus = [_iommu(node) for node in nodes if node.kind in (_TYPE_IOMMU_PCI, _TYPE_IOMMU_MMIO)]
+    iommus = [_iommu(node.kind, node.data) for node in nodes]
     return Viot(
         pci_ranges=tuple(item for item in ranges if item is not None),
         mmio_endpoints=tuple(item for item in endpoints if item is not None),
@@ -127,8 +128,8 @@ def _nodes(data: bytes, problems: Problems) -> list[Structure]:
         problems.add(f"nodes start at {offset:#x}, inside the fixed part")
         return []
     walk = structures(data, offset, _NODE, _NODE.size, problems)
-    # The count comes second in zip(), so that no node past the last is looked at.
-    nodes = [node for _, node in zip(range(count), walk, strict=False)]
+    # No node past the last is looked at.
+    nodes = list(itertools.islice(walk, count))
     if len(nodes) < count:
         problems.add(f"{count} nodes announced, {len(nodes)} found")
     return nodes
@@ -160,25 +161,25 @@ def _mmio_endpoint(node: Structure, data: bytes, problems: Problems) -> MmioEndp
 
 
 def _output(data: bytes, offset: int, source: Structure, problems: Problems) -> VirtioIommu | None:
-    iommu = _iommu(_node_at(data, offset))
+    iommu = _iommu_at(data, offset)
     if iommu is None:
         problems.add(f"node at {source.offset:#x}: no virtio-iommu node at its output offset {offset:#x}")
     return iommu
 
 
-def _node_at(data: bytes, offset: int) -> Structure | None:
+def _iommu_at(data: bytes, offset: int) -> VirtioIommu | None:
     # viot_get_iommu() takes any offset, whether or not the walk over the nodes meets it.
     start = max(_TABLE_LENGTH, _COUNT_AND_OFFSET.unpack_from(data, _COUNT_AT)[1])
-    if offset < start or offset + _NODE.size > len(data):
+    if offset < start or offset + _IOMMU_PCI.size > len(data):
         return None
     kind, length = _NODE.unpack_from(data, offset)
-    return Structure(kind=kind, offset=offset, data=data[offset : offset + length])
+    return _iommu(kind, data[offset : offset + length])
 
 
-def _iommu(node: Structure | None) -> VirtioIommu | None:
-    if node is not None and node.kind == _TYPE_IOMMU_PCI and len(node.data) >= _IOMMU_PCI.size:
-        _, _, segment, rid = _IOMMU_PCI.unpack_from(node.data)
+def _iommu(kind: int, data: bytes) -> VirtioIommu | None:
+    if kind == _TYPE_IOMMU_PCI and len(data) >= _IOMMU_PCI.size:
+        _, _, segment, rid = _IOMMU_PCI.unpack_from(data)
         return VirtioIommuPci(segment=segment, rid=rid)
-    if node is not None and node.kind == _TYPE_IOMMU_MMIO and len(node.data) >= _IOMMU_MMIO.size:
-        return VirtioIommuMmio(base=_IOMMU_MMIO.unpack_from(node.data)[2])
+    if kind == _TYPE_IOMMU_MMIO and len(data) >= _IOMMU_MMIO.size:
+        return VirtioIommuMmio(base=_IOMMU_MMIO.unpack_from(data)[2])
     return None

@@ -165,25 +165,28 @@ def read_rows(name: str) -> list[list[str]]:
     return [line.split("\t") for line in lines[1:]]
 
 
-def _version(text: str) -> Version | None:
-    if text == "-":
-        return None
+def _version(text: str) -> Version:
     major, minor = text.split(".")
     return int(major), int(minor)
 
 
-def _since(text: str) -> Version:
-    return _version(text) or KNOWN_VERSIONS[0]
+def _until(text: str) -> Version | None:
+    return None if text == "-" else _version(text)
 
 
 def _holds(version: Version, since: Version, until: Version | None) -> bool:
     return version >= since and (until is None or version < until)
 
 
+def _is_gated(since: Version, until: Version | None) -> bool:
+    """Whether some modelled kernel lacks the row."""
+    return since > KNOWN_VERSIONS[0] or until is not None
+
+
 def _acs_row(row: list[str]) -> AcsRow:
     vendor, device, rule, since, until, _, source = row
     number = None if device == "any" else int(device, 16)
-    return AcsRow(int(vendor, 16), number, AcsRule(rule), _since(since), _version(until), source)
+    return AcsRow(int(vendor, 16), number, AcsRule(rule), _version(since), _until(until), source)
 
 
 def _alias_row(row: list[str]) -> AliasRow:
@@ -194,7 +197,7 @@ def _alias_row(row: list[str]) -> AliasRow:
         pair = (int(first, 16), int(second, 16))
     wanted_class = None if class_high == "-" else int(class_high, 16)
     return AliasRow(
-        int(vendor, 16), int(device, 16), pair, wanted_class, effect, _since(since), _version(until), source
+        int(vendor, 16), int(device, 16), pair, wanted_class, effect, _version(since), _until(until), source
     )
 
 
@@ -216,22 +219,22 @@ def _by_device(rows: Iterable[AliasRow]) -> dict[tuple[int | None, int | None], 
 def _lists(version: Version) -> dict[DeviceList, tuple[tuple[int, int, int], ...]]:
     found: dict[DeviceList, tuple[tuple[int, int, int], ...]] = {}
     for name, vendor, first, last, since, until, _ in read_rows("device-lists.tsv"):
-        if _holds(version, _since(since), _version(until)):
+        if _holds(version, _version(since), _until(until)):
             key = DeviceList(name)
             entry = (int(vendor, 16), int(first, 16), int(last, 16))
             found[key] = (*found.get(key, ()), entry)
     return found
 
 
+_LISTS_OF_VERDICTS = (DeviceList.WANGXUN_NIC, DeviceList.ACS_WITHOUT_SOURCE_VALIDATION)
+
+
 def _gated(acs: list[AcsRow], aliases: list[AliasRow]) -> frozenset[tuple[int | None, int | None]]:
-    oldest = KNOWN_VERSIONS[0]
     gated: set[tuple[int | None, int | None]] = {
-        (row.vendor, row.device) for row in acs if row.since > oldest or row.until is not None
+        (row.vendor, row.device) for row in acs if _is_gated(row.since, row.until)
     }
-    gated.update((row.vendor, row.device) for row in aliases if row.since > oldest or row.until is not None)
+    gated.update((row.vendor, row.device) for row in aliases if _is_gated(row.since, row.until))
     for name, vendor, first, last, since, until, _ in read_rows("device-lists.tsv"):
-        if name in (DeviceList.WANGXUN_NIC, DeviceList.ACS_WITHOUT_SOURCE_VALIDATION) and (
-            _since(since) > oldest or until != "-"
-        ):
+        if name in _LISTS_OF_VERDICTS and _is_gated(_version(since), _until(until)):
             gated.update((int(vendor, 16), device) for device in range(int(first, 16), int(last, 16) + 1))
     return frozenset(gated)

@@ -9,7 +9,18 @@ import pytest
 
 from iommud.data import data_text
 from iommud.kernel import KNOWN_VERSIONS, Version
-from iommud.model.quirks import AcsRule, BridgeFlag, DeviceList, Quirks, read_rows
+from iommud.model.quirks import (
+    AcsRow,
+    AcsRule,
+    AliasRow,
+    BridgeFlag,
+    DeviceList,
+    Quirks,
+    _bundled,
+    _holds,
+    _is_gated,
+    read_rows,
+)
 
 TABLES = {
     "acs.tsv": "vendor device rule since until note source",
@@ -27,6 +38,12 @@ EFFECT = re.compile(
     "function=[0-7]|devfns=[0-9a-f]{2}(,[0-9a-f]{2})*|devfn-range=[0-9a-f]{2}-[0-9a-f]{2}"
     "|functions-of-every-slot=[0-7](,[0-7])*|flag=[A-Z_]+|device-memory"
 )
+
+
+@pytest.fixture(autouse=True)
+def tables_read_anew() -> None:
+    """No test rests on what another one has loaded."""
+    _bundled.cache_clear()
 
 
 def rows(table: str) -> list[dict[str, str]]:
@@ -146,6 +163,75 @@ def test_rows_of_one_vendor_keep_the_order_of_the_table() -> None:
     assert rules == [AcsRule.INTEL_RCIEP, AcsRule.INTEL_PCH, AcsRule.INTEL_SPT_PCH]
     rules = [row.rule for row in Quirks.bundled((7, 3)).acs_rows(0x177D, 0xA026)]
     assert rules == [AcsRule.CAVIUM_RP, AcsRule.MF_ENDPOINT]
+
+
+def test_an_acs_row_says_what_the_table_says() -> None:
+    quirks = Quirks.bundled((6, 12))
+    assert list(quirks.acs_rows(0x10E8, 0xE004)) == [
+        AcsRow(0x10E8, 0xE004, AcsRule.ALWAYS, (5, 10), None, "pci_quirk_xgene_acs")
+    ]
+    first = next(quirks.acs_rows(0x8086, 0x0001))
+    assert first == AcsRow(0x8086, None, AcsRule.INTEL_RCIEP, (5, 10), None, "pci_quirk_rciep_acs")
+
+
+def test_an_alias_row_says_what_the_table_says() -> None:
+    quirks = Quirks.bundled((6, 12))
+    assert quirks.alias_rows(0x9005, 0x0285) == tuple(
+        AliasRow(0x9005, 0x0285, (0x9005, subsystem), None, "devfns=08", (5, 10), None, "quirk_fixed_dma_alias")
+        for subsystem in (0x02BB, 0x02BC)
+    )
+    assert quirks.alias_rows(0x1055, 0x1001) == (
+        AliasRow(0x1055, 0x1001, None, 0x0680, "device-memory", (6, 1), None, "quirk_switchtec_ntb_dma_alias"),
+    )
+
+
+def test_a_device_of_unknown_identity_stands_in_no_table() -> None:
+    quirks = Quirks.bundled((7, 3))
+    assert quirks.alias_rows(None, None) == quirks.alias_rows(0x9005, None) == ()
+    assert not quirks.listed(DeviceList.VMD, None, 0x28C0)
+    assert not quirks.listed(DeviceList.VMD, 0x8086, None)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "device", "listed"),
+    [
+        (0x8086, 0xA10F, False),
+        (0x8086, 0xA110, True),
+        (0x8086, 0xA118, True),
+        (0x8086, 0xA11F, True),
+        (0x8086, 0xA120, False),
+        (0x8088, 0xA118, False),
+    ],
+)
+def test_both_ends_of_a_range_stand_on_the_list(vendor: int, device: int, listed: bool) -> None:
+    assert Quirks.bundled((6, 12)).listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, vendor, device) is listed
+
+
+@pytest.mark.parametrize(("vendor", "device", "told"), [(0x1055, 0x1001, True), (0x1103, 0x0642, False)])
+def test_the_table_tells_whose_aliases_stand_in_memory(vendor: int, device: int, told: bool) -> None:
+    assert Quirks.bundled((6, 12)).aliases_in_memory(vendor, device) is told
+
+
+def test_a_range_of_aliases_includes_both_ends() -> None:
+    row = AliasRow(1, 2, None, None, "devfn-range=10-12", (5, 10), None, "")
+    assert row.devfns(0) == {0x10, 0x11, 0x12}
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "holds", "gated"),
+    [
+        ((5, 10), None, True, False),
+        ((6, 1), None, True, True),
+        ((6, 2), None, False, True),
+        ((5, 10), (6, 2), True, True),
+        ((5, 10), (6, 1), False, True),
+    ],
+)
+def test_a_row_holds_from_its_first_version_until_the_one_without_it(
+    since: Version, until: Version | None, holds: bool, gated: bool
+) -> None:
+    assert _holds((6, 1), since, until) is holds
+    assert _is_gated(since, until) is gated
 
 
 @pytest.mark.parametrize(
