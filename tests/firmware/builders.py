@@ -50,9 +50,7 @@ class Strings:
         return fdt_property(offset, raw)
 
 
-def fdt(
-    structure: bytes, strings: bytes = b"", *, version: int = 17, end: bool = True, slack: bytes = b""
-) -> bytes:
+def fdt(structure: bytes, strings: bytes = b"", *, version: int = 17, end: bool = True, slack: bytes = b"") -> bytes:
     """A blob: header, no reservations, structure block (with END unless `end` is false), strings, slack."""
     if end:
         structure += struct.pack(">I", 9)

@@ -24,9 +24,7 @@ def test_a_sound_table_is_read_whole() -> None:
     ("data", "body", "problem"),
     [
         pytest.param(b"", b"", "DMAR: only 0 bytes, the header alone needs 36", id="empty"),
-        pytest.param(
-            acpi("DMAR", b"")[:35], b"", "DMAR: only 35 bytes, the header alone needs 36", id="short"
-        ),
+        pytest.param(acpi("DMAR", b"")[:35], b"", "DMAR: only 35 bytes, the header alone needs 36", id="short"),
         pytest.param(acpi("FACP", b"abcd"), b"", "DMAR: signature is b'FACP'", id="another table"),
         pytest.param(
             acpi("DMAR", b"abcd") + b"xy",
@@ -34,9 +32,7 @@ def test_a_sound_table_is_read_whole() -> None:
             "DMAR: the header states 40 bytes, 42 are at hand",
             id="tail",
         ),
-        pytest.param(
-            acpi("DMAR", b"abcd")[:-1], b"abc", "DMAR: the header states 40 bytes, 39 are at hand", id="cut"
-        ),
+        pytest.param(acpi("DMAR", b"abcd")[:-1], b"abc", "DMAR: the header states 40 bytes, 39 are at hand", id="cut"),
         pytest.param(acpi("DMAR", b"abcd")[:-1] + b"e", b"abce", "DMAR: bad checksum", id="flipped bit"),
     ],
 )
@@ -63,9 +59,7 @@ def test_a_stored_length_below_the_header_leaves_the_bytes_at_hand() -> None:
         pytest.param(b"\1\3x\2\2", [(1, 0x10, b"\1\3x"), (2, 0x13, b"\2\2")], (), id="two"),
         pytest.param(b"\1\0\2\2", [], ("T: structure at 0x10 has length 0",), id="length 0"),
         pytest.param(b"\1\1\2\2", [], ("T: structure at 0x10 has length 1",), id="below the minimum"),
-        pytest.param(
-            b"\1\4x", [(1, 0x10, b"\1\4x")], ("T: structure at 0x10 passes the end by 1 bytes",), id="cut"
-        ),
+        pytest.param(b"\1\4x", [(1, 0x10, b"\1\4x")], ("T: structure at 0x10 passes the end by 1 bytes",), id="cut"),
         pytest.param(b"\1\2x", [(1, 0x10, b"\1\2")], ("T: 1 stray bytes at 0x12",), id="stray byte"),
     ],
 )
@@ -74,9 +68,7 @@ def test_structures_follow_their_lengths_and_end_at_a_length_that_leads_nowhere(
 ) -> None:
     collected = Problems("T")
 
-    walked = [
-        (item.kind, item.offset, item.data) for item in structures(data, 0, LAYOUT, 2, collected, base=16)
-    ]
+    walked = [(item.kind, item.offset, item.data) for item in structures(data, 0, LAYOUT, 2, collected, base=16)]
 
     assert walked == found
     assert collected.listed() == problems

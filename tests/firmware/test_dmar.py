@@ -126,31 +126,21 @@ def test_structures_that_do_not_concern_grouping_are_passed_over(kind: int) -> N
             "structure at 0x40 has length 0",
             id="length 0",
         ),
-        pytest.param(
-            [struct.pack("<HHI", 0, 8, 0), drhd()], 1, "DRHD at 0x30 is too short (8 bytes)", id="DRHD"
-        ),
-        pytest.param(
-            [struct.pack("<HHI", 1, 8, 0), drhd()], 1, "RMRR at 0x30 is too short (8 bytes)", id="RMRR"
-        ),
+        pytest.param([struct.pack("<HHI", 0, 8, 0), drhd()], 1, "DRHD at 0x30 is too short (8 bytes)", id="DRHD"),
+        pytest.param([struct.pack("<HHI", 1, 8, 0), drhd()], 1, "RMRR at 0x30 is too short (8 bytes)", id="RMRR"),
         pytest.param(
             [drhd(), drhd(flags=1)],
             1,
             "DRHD at 0x40 repeats the unit of segment 0 at 0xfed90000",
             id="repeated",
         ),
-        pytest.param(
-            [drhd(base=0)], 1, "DRHD at 0x30 has register base 0, the kernel refuses the table", id="base 0"
-        ),
-        pytest.param(
-            [drhd(scope(9, 0, (1, 0)))], 1, "device scope at 0x40 has unknown type 9", id="unknown scope"
-        ),
+        pytest.param([drhd(base=0)], 1, "DRHD at 0x30 has register base 0, the kernel refuses the table", id="base 0"),
+        pytest.param([drhd(scope(9, 0, (1, 0)))], 1, "device scope at 0x40 has unknown type 9", id="unknown scope"),
         pytest.param([drhd(b"\1\5xxxxxx")], 1, "structure at 0x40 has length 5", id="scope too short"),
         pytest.param([drhd(b"\1\0xxxxxx")], 1, "structure at 0x40 has length 0", id="scope of length 0"),
     ],
 )
-def test_a_broken_structure_is_named_and_the_rest_is_read(
-    items: list[bytes], units: int, problem: str
-) -> None:
+def test_a_broken_structure_is_named_and_the_rest_is_read(items: list[bytes], units: int, problem: str) -> None:
     found = parse_dmar(dmar(*items))
 
     assert f"DMAR: {problem}" in found.problems
@@ -182,9 +172,7 @@ def test_a_table_that_ends_before_the_flags_has_none() -> None:
     assert parse_dmar(acpi("DMAR", b"\x26")).flags == 0
 
 
-@given(
-    st.binary(max_size=300) | damaged(fixture("dmar-sub-hierarchies.aml")) | st.binary(max_size=300).map(dmar)
-)
+@given(st.binary(max_size=300) | damaged(fixture("dmar-sub-hierarchies.aml")) | st.binary(max_size=300).map(dmar))
 def test_any_bytes_give_a_result_no_larger_than_they_are(data: bytes) -> None:
     found = parse_dmar(data)
 

@@ -39,9 +39,7 @@ def test_nodes_come_before_their_children_and_in_order() -> None:
 
 def test_properties_are_raw_bytes_with_readers_for_cells_and_strings() -> None:
     strings = Strings()
-    root = fdt_node(
-        "", strings.prop("cells", (7, 8)), strings.prop("text", "one\0two"), strings.prop("empty", b"")
-    )
+    root = fdt_node("", strings.prop("cells", (7, 8)), strings.prop("text", "one\0two"), strings.prop("empty", b""))
 
     node = parse_fdt(fdt(root, strings.block)).root
 
@@ -93,12 +91,8 @@ GOOD = fdt(fdt_node("", fdt_node("a")))
     [
         pytest.param(b"", "only 0 bytes, the header alone needs 40", id="empty"),
         pytest.param(with_header_word(GOOD, 0, 0), "magic number is 0x0", id="magic"),
-        pytest.param(
-            with_header_word(GOOD, 5, 15), "version 15 (compatible with 16) is not supported", id="too old"
-        ),
-        pytest.param(
-            with_header_word(GOOD, 6, 18), "version 17 (compatible with 18) is not supported", id="too new"
-        ),
+        pytest.param(with_header_word(GOOD, 5, 15), "version 15 (compatible with 16) is not supported", id="too old"),
+        pytest.param(with_header_word(GOOD, 6, 18), "version 17 (compatible with 18) is not supported", id="too new"),
         pytest.param(
             GOOD[:-1],
             f"the header states {len(GOOD)} bytes, {len(GOOD) - 1} are at hand and {MAX_SIZE} allowed",
@@ -109,20 +103,12 @@ GOOD = fdt(fdt_node("", fdt_node("a")))
             f"the header states {MAX_SIZE + 1} bytes, {MAX_SIZE + 1} are at hand and {MAX_SIZE} allowed",
             id="too large",
         ),
-        pytest.param(
-            with_header_word(GOOD, 9, 10**6), "a block passes the end of the blob", id="structure size"
-        ),
-        pytest.param(
-            with_header_word(GOOD, 8, 10**6), "a block passes the end of the blob", id="strings size"
-        ),
+        pytest.param(with_header_word(GOOD, 9, 10**6), "a block passes the end of the blob", id="structure size"),
+        pytest.param(with_header_word(GOOD, 8, 10**6), "a block passes the end of the blob", id="strings size"),
         pytest.param(with_header_word(GOOD, 1, 39), "a block passes the end of the blob", id="total size"),
-        pytest.param(
-            fdt(b"", end=True), "the structure block ends at 0x38 within 0 open nodes", id="no root node"
-        ),
+        pytest.param(fdt(b"", end=True), "the structure block ends at 0x38 within 0 open nodes", id="no root node"),
         pytest.param(fdt(b"\0\0\0\2"), "token at 0x38 lies outside the root node", id="end without begin"),
-        pytest.param(
-            fdt(fdt_property(0, b"")), "property name at 0x48 has no end", id="name outside strings"
-        ),
+        pytest.param(fdt(fdt_property(0, b"")), "property name at 0x48 has no end", id="name outside strings"),
         pytest.param(
             fdt(fdt_property(0, b""), b"\0"),
             "token at 0x38 lies outside the root node",
@@ -237,9 +223,9 @@ def test_a_blob_full_of_tokens_that_say_nothing_is_read_to_its_end() -> None:
     st.binary(max_size=300)
     | damaged(fixture("fdt-virtio-iommu.dtb"))
     | st.binary(max_size=200).map(fdt)
-    | st.lists(
-        st.sampled_from([b"\0\0\0\1n\0\0\0", b"\0\0\0\2", NOP, fdt_property(0, b"v"), b"\0\0\0\x09"])
-    ).map(lambda tokens: fdt(b"".join(tokens), b"name\0"))
+    | st.lists(st.sampled_from([b"\0\0\0\1n\0\0\0", b"\0\0\0\2", NOP, fdt_property(0, b"v"), b"\0\0\0\x09"])).map(
+        lambda tokens: fdt(b"".join(tokens), b"name\0")
+    )
 )
 def test_any_bytes_give_a_result_no_larger_than_they_are(data: bytes) -> None:
     tree = parse_fdt(data)

@@ -39,9 +39,7 @@ def test_a_real_tree_maps_all_but_the_virtio_iommu_itself() -> None:
     path = "/pcie@10000000/virtio_iommu@1,0"
     assert bridge.iommu_map == (
         IommuMapEntry(rid_base=0, phandle=0x8005, iommu_base=0, length=8, target=path, target_enabled=True),
-        IommuMapEntry(
-            rid_base=9, phandle=0x8005, iommu_base=9, length=0xFFF7, target=path, target_enabled=True
-        ),
+        IommuMapEntry(rid_base=9, phandle=0x8005, iommu_base=9, length=0xFFF7, target=path, target_enabled=True),
     )
 
 
@@ -102,9 +100,7 @@ def test_a_base_outside_the_mask_spoils_the_map_from_there_on() -> None:
 
     assert bridge.translate(1) is not None
     assert bridge.translate(0x20) is None
-    assert bridge.problems == (
-        "FDT: /pcie@8: iommu-map: mask 0xf8 excludes the base 0x9, the kernel refuses the map",
-    )
+    assert bridge.problems == ("FDT: /pcie@8: iommu-map: mask 0xf8 excludes the base 0x9, the kernel refuses the map",)
 
 
 @pytest.mark.parametrize("value", [b"", bytes(12), bytes(20)])
@@ -194,9 +190,7 @@ def test_a_host_bridge_is_off_where_it_or_a_parent_is(where: str) -> None:
             None,
             id="no range holds it",
         ),
-        pytest.param(
-            {"#address-cells": 1, "#size-cells": 1, "ranges": (0x40, 1, 0x5000)}, None, id="range cut"
-        ),
+        pytest.param({"#address-cells": 1, "#size-cells": 1, "ranges": (0x40, 1, 0x5000)}, None, id="range cut"),
         pytest.param({"#address-cells": 3, "ranges": b""}, None, id="reg shorter than an address"),
     ],
 )
@@ -236,9 +230,7 @@ def test_a_damaged_tree_never_raises(data: bytes, rid: int) -> None:
 
 
 @given(st.binary(max_size=64), st.binary(max_size=64), st.binary(max_size=8), st.binary(max_size=8))
-def test_arbitrary_property_values_never_raise(
-    reg: bytes, ranges: bytes, cells: bytes, iommu_map: bytes
-) -> None:
+def test_arbitrary_property_values_never_raise(reg: bytes, ranges: bytes, cells: bytes, iommu_map: bytes) -> None:
     strings = Strings()
     properties: dict[str, Value] = {
         "device_type": "pci",

@@ -17,15 +17,11 @@ def id_map(first: int, count: int, output_base: int, output: int, *, single: boo
     return struct.pack("<IIIII", first, count - 1, output_base, output, int(single))
 
 
-def node(
-    kind: int, *mappings: bytes, segment: int = 0, count: int | None = None, at: int | None = None
-) -> bytes:
+def node(kind: int, *mappings: bytes, segment: int = 0, count: int | None = None, at: int | None = None) -> bytes:
     """A node of 36 bytes before its mappings, whatever its kind."""
     content = b"".join(mappings)
     count = len(mappings) if count is None else count
-    head = struct.pack(
-        "<BHBIII", kind, 36 + len(content), 0, 0, count, (36 if content else 0) if at is None else at
-    )
+    head = struct.pack("<BHBIII", kind, 36 + len(content), 0, 0, count, (36 if content else 0) if at is None else at)
     return head + bytes(12) + struct.pack("<II", segment, 0) + content
 
 
@@ -50,9 +46,7 @@ def test_a_real_table_leads_requester_ids_to_the_smmu_and_the_rest_to_interrupts
     (root,) = found.root_complexes
     assert root.segment == 0
     assert root.mappings == (
-        IdMapping(
-            input_base=0, count=0x301, output_base=0, output_offset=72, output=NodeKind.SMMU_V3, single=False
-        ),
+        IdMapping(input_base=0, count=0x301, output_base=0, output_offset=72, output=NodeKind.SMMU_V3, single=False),
         IdMapping(
             input_base=0x300,
             count=0xFD00,
@@ -105,9 +99,7 @@ def test_an_id_is_mapped_again_at_each_node_on_the_way() -> None:
 
 
 def test_the_last_id_of_a_range_belongs_to_it_where_no_other_claims_it() -> None:
-    found = parse_iort(
-        iort(node(SMMU_V3), node(ROOT, id_map(0, 0x100, 0, FIRST), id_map(0x200, 8, 0, FIRST)))
-    )
+    found = parse_iort(iort(node(SMMU_V3), node(ROOT, id_map(0, 0x100, 0, FIRST), id_map(0x200, 8, 0, FIRST))))
 
     result = stream(found, 0xFF)
 
@@ -204,8 +196,7 @@ def test_a_loop_is_named_and_left() -> None:
 
     assert [item.smmu_stream(1) for item in found.root_complexes] == [None, None]
     assert found.problems == tuple(
-        f"IORT: the references of the node at {offset:#x} lead into a loop"
-        for offset in (FIRST, second, second + 56)
+        f"IORT: the references of the node at {offset:#x} lead into a loop" for offset in (FIRST, second, second + 56)
     )
 
 

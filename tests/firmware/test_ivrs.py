@@ -104,9 +104,7 @@ def test_a_real_table_gives_each_function_of_the_bus_the_alias(rid: int, alias: 
             id="alias range stays one range",
         ),
         pytest.param([long(EXT_SELECT, 0x20)], [(0x20, 0x20)], [], 0x20, id="extended select"),
-        pytest.param(
-            [long(EXT_RANGE, 0x20), short(END, 0x2F)], [(0x20, 0x2F)], [], 0x2F, id="extended range"
-        ),
+        pytest.param([long(EXT_RANGE, 0x20), short(END, 0x2F)], [(0x20, 0x2F)], [], 0x2F, id="extended range"),
         pytest.param(
             [short(SELECT, 1), long(SPECIAL, 0, 0xA0, last_byte=1)],
             [(1, 1), (0xA0, 0xA0)],
@@ -116,12 +114,8 @@ def test_a_real_table_gives_each_function_of_the_bus_the_alias(rid: int, alias: 
         ),
         pytest.param([short(0), short(SELECT, 9)], [(9, 9)], [], 9, id="padding"),
         pytest.param([long(0x44, 7), short(SELECT, 9)], [(9, 9)], [], 9, id="unknown entry of 8 bytes"),
-        pytest.param(
-            [b"\x80" + bytes(15), short(SELECT, 9)], [(9, 9)], [], 9, id="unknown entry of 16 bytes"
-        ),
-        pytest.param(
-            [b"\xc0" + bytes(31), short(SELECT, 9)], [(9, 9)], [], 9, id="unknown entry of 32 bytes"
-        ),
+        pytest.param([b"\x80" + bytes(15), short(SELECT, 9)], [(9, 9)], [], 9, id="unknown entry of 16 bytes"),
+        pytest.param([b"\xc0" + bytes(31), short(SELECT, 9)], [(9, 9)], [], 9, id="unknown entry of 32 bytes"),
         pytest.param([short(SELECT, 9), short(SELECT, 3)], [(9, 9), (3, 3)], [], 9, id="not in order"),
         pytest.param([short(SELECT, 9), short(ALL)], [(9, 9), (0, 0xFFFF)], [], 0xFFFF, id="all at the end"),
     ],
@@ -141,9 +135,7 @@ def test_each_device_entry_covers_what_the_kernel_covers(
 
 
 def test_a_plain_range_after_an_alias_range_has_no_alias() -> None:
-    block, _ = only_block(
-        long(ALIAS_RANGE, 0x400, 0x3E8), short(END, 0x4FF), short(START, 0x500), short(END, 0x5FF)
-    )
+    block, _ = only_block(long(ALIAS_RANGE, 0x400, 0x3E8), short(END, 0x4FF), short(START, 0x500), short(END, 0x5FF))
 
     assert [(item.first, item.last) for item in block.aliases] == [(0x400, 0x4FF)]
 
@@ -195,9 +187,7 @@ def test_an_acpi_device_is_covered_and_its_uid_passed_over(uid: bytes, rid: int)
             "IVHD at 0x30 ends within a range",
             id="no end",
         ),
-        pytest.param(
-            [short(END, 0x1F)], 0x10, [(0, 0x1F)], "IVHD range end at 0x48 has no start", id="no start"
-        ),
+        pytest.param([short(END, 0x1F)], 0x10, [(0, 0x1F)], "IVHD range end at 0x48 has no start", id="no start"),
         pytest.param(
             [short(START, 8), short(END, 0xF), short(END, 0x1F)],
             0x10,

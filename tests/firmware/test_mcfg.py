@@ -39,8 +39,6 @@ def test_a_table_without_room_for_a_window_has_none() -> None:
     assert parse_mcfg(acpi("MCFG", b"")).allocations == ()
 
 
-@given(
-    st.binary(max_size=200) | damaged(fixture("mcfg.aml")) | st.binary().map(lambda body: acpi("MCFG", body))
-)
+@given(st.binary(max_size=200) | damaged(fixture("mcfg.aml")) | st.binary().map(lambda body: acpi("MCFG", body)))
 def test_any_bytes_give_a_result(data: bytes) -> None:
     assert len(parse_mcfg(data).allocations) <= len(data) // 16

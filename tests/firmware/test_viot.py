@@ -15,9 +15,7 @@ from iommud.firmware.viot import (
 from tests.firmware.builders import acpi, damaged, fixture
 
 
-def pci_range(
-    first: int, last: int, output: int, *, segments: tuple[int, int] = (0, 0), endpoint: int = 0
-) -> bytes:
+def pci_range(first: int, last: int, output: int, *, segments: tuple[int, int] = (0, 0), endpoint: int = 0) -> bytes:
     return struct.pack("<BxHIHHHHH6x", 1, 24, endpoint, *segments, first, last, output)
 
 
@@ -67,9 +65,7 @@ def test_a_range_holds_its_ends_and_no_more(segment: int, rid: int, held: bool) 
 
 
 def test_endpoint_ids_count_on_through_segments() -> None:
-    (item,) = parse_viot(
-        viot(iommu_pci(0, 8), pci_range(0x100, 0x1FF, 48, segments=(2, 3), endpoint=0x40))
-    ).pci_ranges
+    (item,) = parse_viot(viot(iommu_pci(0, 8), pci_range(0x100, 0x1FF, 48, segments=(2, 3), endpoint=0x40))).pci_ranges
 
     assert item.endpoint(2, 0x100) == 0x40
     assert item.endpoint(3, 0x108) == 0x10048
@@ -85,9 +81,7 @@ def test_an_iommu_and_endpoints_behind_mmio_are_read() -> None:
 
 
 def test_of_overlapping_ranges_the_last_in_the_table_decides() -> None:
-    found = parse_viot(
-        viot(iommu_pci(0, 8), pci_range(0, 0xFFFF, 48, endpoint=1), pci_range(0, 0xFF, 48, endpoint=2))
-    )
+    found = parse_viot(viot(iommu_pci(0, 8), pci_range(0, 0xFFFF, 48, endpoint=1), pci_range(0, 0xFF, 48, endpoint=2)))
 
     assert [found.range_of(0, rid) for rid in (0x10, 0x100)] == [found.pci_ranges[1], found.pci_ranges[0]]
 
@@ -124,16 +118,12 @@ def test_nodes_may_start_after_a_gap() -> None:
     ("data", "problem"),
     [
         pytest.param(acpi("VIOT", bytes(4)), "only 40 bytes, the fixed part needs 48", id="fixed part cut"),
-        pytest.param(
-            viot(iommu_pci(0, 8), offset=47), "nodes start at 0x2f, inside the fixed part", id="offset"
-        ),
+        pytest.param(viot(iommu_pci(0, 8), offset=47), "nodes start at 0x2f, inside the fixed part", id="offset"),
         pytest.param(viot(iommu_pci(0, 8), count=2), "2 nodes announced, 1 found", id="count"),
         pytest.param(
             viot(struct.pack("<BxH4x", 1, 8)), "PCI range node at 0x30 is too short (8 bytes)", id="PCI range"
         ),
-        pytest.param(
-            viot(struct.pack("<BxH4x", 2, 8)), "MMIO endpoint node at 0x30 is too short (8 bytes)", id="MMIO"
-        ),
+        pytest.param(viot(struct.pack("<BxH4x", 2, 8)), "MMIO endpoint node at 0x30 is too short (8 bytes)", id="MMIO"),
         pytest.param(viot(struct.pack("<BxH", 1, 0)), "structure at 0x30 has length 0", id="length 0"),
     ],
 )
