@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench setup clean
+.PHONY: check demo format update-golden mutation bench image setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -24,6 +24,9 @@ mutation: setup ## does a test notice every change of the decoding and grouping 
 
 bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
 	.venv/bin/python -m tools.bench.run --write
+
+image: setup ## build the container image's file system by its recipe and run it in a chroot (root, mmdebstrap, minutes)
+	IOMMUD_TEST_IMAGE=1 .venv/bin/pytest tests/test_deploy.py
 
 clean: ## remove all that the above has made
 	rm -rf .venv .cache mutants build dist

@@ -8,6 +8,12 @@ set -u
 cd "$(dirname "$0")/.."
 . tools/env.sh
 
+# promtool and Prometheus, where setup found them.
+if prometheus=$(tools/prometheus.sh 2>/dev/null); then
+    PATH="$PATH:$prometheus"
+    export PATH
+fi
+
 failed=
 step() {
     name=$1

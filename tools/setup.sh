@@ -68,14 +68,16 @@ need_python() {
         "(Debian 12 and later: apt-get install python3 python3-venv; found: $(python_here))"
 }
 
-# The oracles of some tests: lspci for config space, iasl for firmware tables.
+# What some tests ask or drive: lspci for config space, iasl for firmware tables, a mocked udev, systemd's own judgement
+# of units, a browser for the page.
 need_oracles() {
     missing=
-    command -v lspci >/dev/null || missing="$missing pciutils"
-    command -v iasl >/dev/null || missing="$missing acpica-tools"
-    [ -n "$missing" ] || return 0
+    for pair in lspci:pciutils iasl:acpica-tools umockdev-wrapper:umockdev systemd-analyze:systemd chromium:chromium; do
+        command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+    done
     # shellcheck disable=SC2086 # a list of packages
-    apt_install $missing || say "going on without$missing; the tests that ask them will say so"
+    [ -z "$missing" ] || apt_install $missing || say "going on without$missing; the tests that ask them will say so"
+    tools/prometheus.sh >/dev/null || say "going on without Prometheus; the tests that ask it will say so"
 }
 
 # A virtual environment knows its own place, so a moved checkout needs a new one.
