@@ -33,6 +33,12 @@ def test_a_sound_table_is_read_whole() -> None:
             id="tail",
         ),
         pytest.param(acpi("DMAR", b"abcd")[:-1], b"abc", "DMAR: the header states 40 bytes, 39 are at hand", id="cut"),
+        pytest.param(
+            acpi("DMAR", b"") + b"xy",
+            b"",
+            "DMAR: the header states 36 bytes, 38 are at hand",
+            id="tail of a bare header",
+        ),
         pytest.param(acpi("DMAR", b"abcd")[:-1] + b"e", b"abce", "DMAR: bad checksum", id="flipped bit"),
     ],
 )
@@ -40,7 +46,16 @@ def test_a_fault_of_the_header_is_named_and_reading_goes_on(data: bytes, body: b
     table = read_table(data, "DMAR")
 
     assert table.problems == (problem,)
-    assert table.body == body
+    assert (table.signature, table.body) == ("DMAR", body)
+
+
+def test_a_header_alone_is_a_sound_table() -> None:
+    assert read_table(acpi("DMAR", b""), "DMAR").problems == ()
+
+
+@pytest.mark.parametrize(("data", "revision"), [(acpi("FACP", b"", revision=5), 5), (acpi("DMAR", b"")[:35], 0)])
+def test_the_revision_is_the_table_s_or_0_where_it_cannot_be_read(data: bytes, revision: int) -> None:
+    assert read_table(data, "DMAR").revision == revision
 
 
 def test_a_stored_length_below_the_header_leaves_the_bytes_at_hand() -> None:

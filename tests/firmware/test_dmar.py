@@ -168,6 +168,28 @@ def test_an_odd_byte_at_the_end_of_a_path_is_no_step() -> None:
     assert unit.scopes[0].path == ((0x1F, 2),)
 
 
+def test_a_scope_without_a_path_is_kept() -> None:
+    (unit,) = parse_dmar(dmar(drhd(scope(1, 7)))).units
+
+    assert unit.scopes == (DeviceScope(kind=ScopeKind.PCI_ENDPOINT, start_bus=7, path=()),)
+
+
+def test_reserved_memory_without_devices_is_kept() -> None:
+    found = parse_dmar(dmar(rmrr(segment=2, base=0x8000, limit=0x8FFF)))
+
+    assert found.reserved_regions == (ReservedRegion(segment=2, base=0x8000, limit=0x8FFF, scopes=()),)
+
+
+def test_a_broken_scope_of_reserved_memory_is_named() -> None:
+    found = parse_dmar(dmar(rmrr(scope(9, 0, (1, 0)), segment=0, base=0x8000, limit=0x8FFF)))
+
+    assert found.problems == ("DMAR: device scope at 0x48 has unknown type 9",)
+
+
+def test_a_table_that_ends_after_the_flags_has_them() -> None:
+    assert parse_dmar(acpi("DMAR", b"\x26\5")).flags == 5
+
+
 def test_a_table_that_ends_before_the_flags_has_none() -> None:
     assert parse_dmar(acpi("DMAR", b"\x26")).flags == 0
 

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iommud.firmware.fdt import MAX_DEPTH, MAX_NODES, MAX_SIZE, parse_fdt
+from iommud.firmware.fdt import (
+    MAX_DEPTH,
+    MAX_NODES,
+    MAX_PATH,
+    MAX_SIZE,
+    Event,
+    Token,
+    events,
+    parse_fdt,
+    read_layout,
+)
 from tests.firmware.builders import Strings, damaged, fdt, fdt_node, fdt_property, fixture
 
 NOP = struct.pack(">I", 4)
@@ -79,6 +89,25 @@ def test_a_blob_of_version_16_has_its_structure_up_to_the_end() -> None:
     assert paths(with_header_word(data, 9, 0)) == ["/", "/a"]
 
 
+def test_a_blob_that_readers_of_version_17_can_read_is_read() -> None:
+    assert paths(with_header_word(GOOD, 6, 17)) == ["/", "/a"]
+
+
+def test_tokens_tell_where_they_end() -> None:
+    data = fdt(fdt_node("", fdt_property(0, b"v")), b"name\0")
+
+    assert list(events(data, read_layout(data))) == [
+        Event(token=Token.BEGIN_NODE, name="", start=0x3C, end=0x3D),
+        Event(token=Token.PROPERTY, name="name", start=0x4C, end=0x4D),
+        Event(token=Token.END_NODE, start=0x54, end=0x54),
+        Event(token=Token.END, start=0x58, end=0x58),
+    ]
+
+
+def test_the_root_is_the_root_whatever_its_name() -> None:
+    assert paths(fdt(fdt_node("board", fdt_node("X", fdt_node("a"))))) == ["/", "/X", "/X/a"]
+
+
 def test_bytes_after_the_stated_size_do_not_matter() -> None:
     assert paths(fdt(fdt_node("")) + b"tail") == ["/"]
 
@@ -90,6 +119,19 @@ GOOD = fdt(fdt_node("", fdt_node("a")))
     ("data", "problem"),
     [
         pytest.param(b"", "only 0 bytes, the header alone needs 40", id="empty"),
+        pytest.param(
+            GOOD[:40], f"the header states {len(GOOD)} bytes, 40 are at hand and {MAX_SIZE} allowed", id="header"
+        ),
+        pytest.param(
+            struct.pack(">10I", 0xD00DFEED, 39, 0, 0, 0, 17, 16, 0, 0, 0),
+            "a block passes the end of the blob",
+            id="tiny",
+        ),
+        pytest.param(
+            with_header_word(with_header_word(GOOD, 2, len(GOOD)), 5, 16),
+            f"the structure block ends at {len(GOOD):#x} without an end token",
+            id="no structure",
+        ),
         pytest.param(with_header_word(GOOD, 0, 0), "magic number is 0x0", id="magic"),
         pytest.param(with_header_word(GOOD, 5, 15), "version 15 (compatible with 16) is not supported", id="too old"),
         pytest.param(with_header_word(GOOD, 6, 18), "version 17 (compatible with 18) is not supported", id="too new"),
@@ -167,6 +209,13 @@ def test_a_blob_that_cannot_be_read_is_named(data: bytes, problem: str) -> None:
             id="property header cut",
         ),
         pytest.param(
+            fdt_node("", fdt_node("a"), fdt_property(8, b""))[:-4],
+            False,
+            "property name at 0x60 has no end",
+            ["/", "/a"],
+            id="empty property at the very end",
+        ),
+        pytest.param(
             fdt_node("", fdt_property(9, b"")),
             True,
             "property name at 0x9 has no end",
@@ -200,8 +249,11 @@ def test_the_depth_is_limited_as_in_the_kernel() -> None:
 
 
 def test_the_length_of_a_path_is_limited() -> None:
+    longest = parse_fdt(nested(3, "n" * 255))
     tree = parse_fdt(nested(4, "n" * 200))
 
+    assert longest.problems == ()
+    assert max(len(node.path) for node in longest.walk()) == MAX_PATH
     assert tree.problems == ("FDT: node at 0x1e4 has a path of 603 characters",)
     assert len(list(tree.walk())) == 3
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +105,10 @@ def test_a_base_outside_the_mask_spoils_the_map_from_there_on() -> None:
     assert bridge.problems == ("FDT: /pcie@8: iommu-map: mask 0xf8 excludes the base 0x9, the kernel refuses the map",)
 
 
+def test_a_base_within_the_mask_is_sound() -> None:
+    assert one_bridge({"iommu-map": (8, 5, 8, 8), "iommu-map-mask": 0xF8}).problems == ()
+
+
 @pytest.mark.parametrize("value", [b"", bytes(12), bytes(20)])
 def test_a_map_of_odd_length_is_named_and_maps_nothing(value: bytes) -> None:
     bridge = one_bridge({"iommu-map": value})
@@ -191,6 +197,19 @@ def test_a_host_bridge_is_off_where_it_or_a_parent_is(where: str) -> None:
             id="no range holds it",
         ),
         pytest.param({"#address-cells": 1, "#size-cells": 1, "ranges": (0x40, 1, 0x5000)}, None, id="range cut"),
+        pytest.param(
+            {"#address-cells": 1, "#size-cells": 1, "ranges": (0x3F, 1, 0x5000, 1)},
+            None,
+            id="past the end of the range",
+        ),
+        pytest.param(
+            {"#address-cells": 1, "#size-cells": 2, "ranges": (0x40, 1, 0x5000, 0x10)}, None, id="range cut in its size"
+        ),
+        pytest.param(
+            {"#address-cells": 1, "#size-cells": 1, "ranges": struct.pack(">4I", 0x40, 1, 0x5000, 0x10000)[:-1]},
+            None,
+            id="range short of one byte",
+        ),
         pytest.param({"#address-cells": 3, "ranges": b""}, None, id="reg shorter than an address"),
     ],
 )
@@ -203,6 +222,26 @@ def test_the_register_address_is_translated_through_the_buses_above(
     (found,) = bridges(node(strings, "soc", bus, host), strings=strings)
 
     assert found.reg_base == reg_base
+
+
+def test_an_address_is_taken_up_bus_by_bus_with_the_cells_of_each() -> None:
+    strings = Strings()
+    host = node(strings, "pcie", {"device_type": "pci", "reg": (1, 0x2010)})
+    inner: dict[str, Value] = {"#address-cells": 2, "#size-cells": 1, "ranges": (1, 0x2000, 0x300, 0x100)}
+    outer: dict[str, Value] = {"#address-cells": 1, "#size-cells": 2, "ranges": (0x300, 7, 0x8000, 0, 0x1000)}
+
+    (found,) = bridges(node(strings, "soc", outer, node(strings, "bus", inner, host)), strings=strings)
+
+    assert found.reg_base == 0x7_00008010
+
+
+def test_without_registers_there_is_no_address() -> None:
+    strings = Strings()
+    host = node(strings, "pcie", {"device_type": "pci"})
+
+    (found,) = host_bridges(parse_fdt(fdt(fdt_node("", host), strings.block)))
+
+    assert found.reg_base is None
 
 
 def test_without_any_cell_counts_an_address_has_one_cell() -> None:

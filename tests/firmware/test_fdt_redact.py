@@ -11,6 +11,10 @@ from tests.firmware.builders import Strings, damaged, fdt, fdt_node, fixture
 SECRET = b"SECRET42"
 
 
+def with_reservations_at(data: bytes, offset: int) -> bytes:
+    return data[:16] + offset.to_bytes(4, "big") + data[20:]
+
+
 def with_property(name: str) -> bytes:
     strings = Strings()
     root = fdt_node("", strings.prop("model", "board"), fdt_node("sub", strings.prop(name, SECRET)))
@@ -69,7 +73,7 @@ def test_remains_of_edits_outside_the_blocks_are_blanked() -> None:
 def test_memory_reservations_are_kept() -> None:
     entry = bytes(range(1, 17))
     data = fdt(fdt_node(""), slack=entry + bytes(16))
-    moved = data[:16] + (len(data) - 32).to_bytes(4, "big") + data[20:]
+    moved = with_reservations_at(data, len(data) - 32)
 
     assert redact_fdt(moved) == moved
 
@@ -80,9 +84,14 @@ def test_memory_reservations_are_kept() -> None:
         pytest.param(b"", "only 0 bytes", id="empty"),
         pytest.param(fdt(fdt_node("")[:-4]), "within 1 open nodes", id="not closed"),
         pytest.param(
-            fdt(fdt_node(""))[:16] + b"\0\0\xff\xff" + fdt(fdt_node(""))[20:],
+            with_reservations_at(fdt(fdt_node("")), 0xFFFF),
             "the memory reservations at 0xffff have no end",
             id="reservations",
+        ),
+        pytest.param(
+            with_reservations_at(fdt(fdt_node("")), len(fdt(fdt_node(""))) - 8),
+            "the memory reservations at 0x40 have no end",
+            id="reservations cut",
         ),
     ],
 )

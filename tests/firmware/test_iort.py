@@ -107,6 +107,47 @@ def test_the_last_id_of_a_range_belongs_to_it_where_no_other_claims_it() -> None
     assert result.stream_id == 0xFF
 
 
+def test_each_range_is_tried_until_one_holds_the_id() -> None:
+    root = node(ROOT, id_map(0, 0x100, 0x1000, FIRST), id_map(0x200, 8, 0x2000, FIRST))
+    found = parse_iort(iort(node(SMMU_V3), root))
+
+    ids = [result and result.stream_id for result in (stream(found, rid) for rid in (3, 0x180, 0x203))]
+
+    assert ids == [0x1003, None, 0x2003]
+
+
+def test_only_the_last_id_of_a_range_yields_to_a_range_that_begins_with_it() -> None:
+    before_last = node(ROOT, id_map(0, 0x100, 0x1000, FIRST), id_map(0xFE, 8, 0x2000, FIRST))
+
+    result = stream(parse_iort(iort(node(SMMU_V3), before_last)), 0xFE)
+
+    assert result is not None
+    assert result.stream_id == 0x10FE
+
+
+def test_a_node_that_announces_mappings_without_saying_where_has_none() -> None:
+    found = parse_iort(iort(node(ROOT, count=1, at=0)))
+
+    assert found.root_complexes[0].mappings == ()
+    assert found.problems == ()
+
+
+def test_a_table_without_nodes_is_sound() -> None:
+    assert parse_iort(iort()).problems == ()
+
+
+def test_nodes_know_their_offsets() -> None:
+    assert [item.offset for item in parse_iort(iort(node(SMMU_V3), node(ROOT))).nodes] == [FIRST, FIRST + 36]
+
+
+def short_root(length: int) -> bytes:
+    return (struct.pack("<BHBIII", ROOT, length, 0, 0, 0, 0) + bytes(12) + struct.pack("<I", 7))[:length]
+
+
+def test_a_root_complex_may_end_after_its_segment() -> None:
+    assert parse_iort(iort(short_root(32))).root_complexes[0].segment == 7
+
+
 def test_a_later_range_that_only_holds_the_end_of_an_earlier_one_does_not_take_it() -> None:
     root = node(ROOT, id_map(0, 0x100, 0x1000, FIRST), id_map(0x80, 0x100, 0x2000, FIRST))
 
@@ -224,6 +265,9 @@ def test_nodes_that_share_a_target_are_no_loop() -> None:
             iort(struct.pack("<BHBIII", 2, 16, 0, 0, 0, 0)),
             "root complex node at 0x30 is too short (16 bytes)",
             id="root complex",
+        ),
+        pytest.param(
+            iort(short_root(30)), "root complex node at 0x30 is too short (30 bytes)", id="root complex without segment"
         ),
         pytest.param(
             iort(node(ROOT, id_map(0, 8, 0, FIRST), count=0xFFFFFFFF)),

@@ -55,7 +55,7 @@ def test_a_real_table_aliases_a_conventional_bus_to_its_bridge() -> None:
 
     assert found.problems == ()
     (block,) = found.blocks_used()
-    assert (block.type, block.flags, block.segment, block.device_id) == (0x10, 0xD1, 0, 0x0008)
+    assert (block.type, block.flags, block.offset, block.segment, block.device_id) == (0x10, 0xD1, 0x30, 0, 0x0008)
     assert block.register_base == 0xFED80000
     assert block.aliases == (AliasRange(segment=0, first=0x200, last=0x2FF, alias=0x200),)
     assert RidRange(segment=0, first=0x200, last=0x2FF) in block.covered
@@ -88,7 +88,16 @@ def test_a_real_table_gives_each_function_of_the_bus_the_alias(rid: int, alias: 
     [
         pytest.param([short(ALL)], [(0, 0xFFFF)], [], 0xFFFF, id="all"),
         pytest.param([short(SELECT, 0x18)], [(0x18, 0x18)], [], 0x18, id="select"),
+        pytest.param([short(SELECT, 0)], [(0, 0)], [], 0, id="select the first"),
         pytest.param([short(START, 8), short(END, 0xFFFE)], [(8, 0xFFFE)], [], 0xFFFE, id="range"),
+        pytest.param([short(START, 8), short(END, 8)], [(8, 8)], [], 8, id="range of one"),
+        pytest.param(
+            [long(ALIAS_RANGE, 0x400, 0x3E8), short(END, 0x400)],
+            [(0x3E8, 0x3E8), (0x400, 0x400)],
+            [(0x400, 0x400, 0x3E8)],
+            0x400,
+            id="alias range of one",
+        ),
         pytest.param(
             [long(ALIAS, 0x500, 0x600)],
             [(0x500, 0x500), (0x600, 0x600)],
@@ -296,6 +305,13 @@ def test_of_two_aliases_of_one_requester_id_the_last_counts() -> None:
     found = two_segments()
 
     assert [found.alias_of(segment, 0x300) for segment in (0, 1)] == [None, 0x320]
+
+
+def test_an_alias_is_of_its_block_s_segment() -> None:
+    assert two_segments().blocks[1].aliases == (
+        AliasRange(segment=1, first=0x300, last=0x300, alias=0x310),
+        AliasRange(segment=1, first=0x300, last=0x300, alias=0x320),
+    )
 
 
 def test_an_alias_above_the_highest_requester_id_is_not_covered() -> None:

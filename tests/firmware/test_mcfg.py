@@ -4,7 +4,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iommud.firmware.mcfg import McfgAllocation, parse_mcfg
+from iommud.firmware.mcfg import Mcfg, McfgAllocation, parse_mcfg
 from tests.firmware.builders import acpi, damaged, fixture
 
 
@@ -36,7 +36,7 @@ def test_a_cut_window_is_named_and_left_out() -> None:
 
 
 def test_a_table_without_room_for_a_window_has_none() -> None:
-    assert parse_mcfg(acpi("MCFG", b"")).allocations == ()
+    assert parse_mcfg(acpi("MCFG", b"")) == Mcfg(allocations=(), problems=())
 
 
 @given(st.binary(max_size=200) | damaged(fixture("mcfg.aml")) | st.binary().map(lambda body: acpi("MCFG", body)))

@@ -94,12 +94,23 @@ def test_a_range_without_an_iommu_is_named_and_decides_nothing() -> None:
     assert found.problems == ("VIOT: node at 0x30: no virtio-iommu node at its output offset 0x30",)
 
 
-@pytest.mark.parametrize("offset", [0, 47, 200, 0xFFFF])
+@pytest.mark.parametrize("offset", [0, 47, 86, 200, 0xFFFF])
 def test_an_output_offset_outside_the_nodes_finds_no_iommu(offset: int) -> None:
     found = parse_viot(viot(iommu_pci(0, 8), pci_range(0, 0xFFFF, offset)))
 
     assert found.pci_ranges[0].output is None
     assert len(found.problems) == 1
+
+
+def test_a_platform_device_without_an_iommu_is_named() -> None:
+    found = parse_viot(viot(mmio_endpoint(0x9000, 7, 48)))
+
+    assert found.mmio_endpoints == (MmioEndpoint(base=0x9000, endpoint=7, output_node=48, output=None),)
+    assert found.problems == ("VIOT: node at 0x30: no virtio-iommu node at its output offset 0x30",)
+
+
+def test_a_table_without_nodes_is_sound() -> None:
+    assert parse_viot(viot()).problems == ()
 
 
 def test_no_node_past_the_announced_count_is_looked_at() -> None:
