@@ -341,3 +341,12 @@ def test_aliases_that_stand_in_a_functions_memory_are_taken_from_the_log(machine
 
     assert (unknown.status, unknown.expected) == ("undecidable", None)
     assert (told.status, told.expected) == ("ok", told.actual.groups)
+
+
+def test_with_ari_a_function_of_another_slot_is_multifunction_without_its_header_bit(machine: TreeWriter) -> None:
+    for number in (0, 1):
+        machine.function(f"0000:00:03.{number}", config=config_space(0, (0x1D, 0x1D)), ari_enabled="1")
+
+    found = function(captured(machine), "00:03.0")
+
+    assert (found.ari_enabled, found.config.acs is not None) == (True, True)
