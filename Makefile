@@ -25,6 +25,9 @@ mutation: setup ## does a test notice every change of the decoding and grouping 
 bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
 	.venv/bin/python -m tools.bench.run --write
 
+bench-daemon: setup ## how soon the daemon shows a change and what it costs, into docs/performance.md
+	.venv/bin/python -m tools.bench.daemon --write
+
 image: setup ## build the container image's file system by its recipe and run it in a chroot (root, mmdebstrap, minutes)
 	IOMMUD_TEST_IMAGE=1 .venv/bin/pytest tests/test_deploy.py
 

@@ -8,6 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from iommud.daemon.publication import Publication
 from iommud.render.age import AGE_TOKEN
@@ -100,19 +101,30 @@ class Edition:
     @classmethod
     def of(cls, publication: Publication) -> Edition:
         """Compress all forms of a publication and take their digests."""
-        head, _, tail = publication.page.partition(AGE_TOKEN.encode())
+        page_head, page_tail, policy = _page(publication.page)
         forms = {"json": publication.json, "text": publication.text, "page": publication.page}
         return cls(
             publication=publication,
-            json=Piece.of(publication.json),
-            text=Piece.of(publication.text),
+            json=_seldom_new(publication.json),
+            text=_seldom_new(publication.text),
             metrics=Piece.of(publication.metrics),
             openmetrics=Piece.of(publication.openmetrics.removesuffix(EOF)),
-            page_head=Piece.of(head),
-            page_tail=Piece.of(tail),
-            policy=_policy(publication.page),
+            page_head=page_head,
+            page_tail=page_tail,
+            policy=policy,
             tags={name: hashlib.blake2b(content, digest_size=12).hexdigest() for name, content in forms.items()},
         )
+
+
+_seldom_new = lru_cache(maxsize=2)(Piece.of)
+"""JSON and text: most publications have those of the one before."""
+
+
+@lru_cache(maxsize=1)
+def _page(page: bytes) -> tuple[Piece, Piece, str]:
+    """What comes before the age, what comes after it, and the policy: most publications have the page of the last."""
+    head, _, tail = page.partition(AGE_TOKEN.encode())
+    return Piece.of(head), Piece.of(tail), _policy(page)
 
 
 def _policy(page: bytes) -> str:

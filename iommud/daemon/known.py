@@ -151,7 +151,7 @@ def _groups(old: Known, new: Known) -> Iterator[Change]:
         yield Change(logging.INFO, "group changed", fields)
     if len(changed) > _LINES:
         yield Change(logging.INFO, "more groups changed", {"count": len(changed) - _LINES})
-    left = {one for one in before if one not in {member for group in after for member in group}}
+    left = before.keys() - {member for group in after for member in group}
     if left:
         yield Change(logging.INFO, "functions lost their group", {"count": len(left), "devices": _listed(sorted(left))})
 

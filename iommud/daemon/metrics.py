@@ -35,7 +35,7 @@ from iommud.render.prometheus import (
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.report import Report, Result
 
-__all__ = ["ActivityCollector", "ProcessCollector", "ReportCollector", "exposition", "started_at"]
+__all__ = ["ActivityCollector", "Collected", "ProcessCollector", "ReportCollector", "exposition", "started_at"]
 
 Values = dict[tuple[str, ...], float]
 """Series of one family: values of its labels, and what was measured. No series can be there twice."""
@@ -55,6 +55,17 @@ def exposition(*collectors: Collector, openmetrics: bool) -> bytes:
         return generate_latest(registry)
     written: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call] # has no annotations
     return written
+
+
+class Collected(Collector):
+    """What a collector gave once, to be written in several formats."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._families = tuple(collector.collect())
+
+    def collect(self) -> Iterable[Family]:
+        """The same each time."""
+        return self._families
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from iommud.daemon.incremental import IncrementalReader
 from iommud.daemon.known import Known, what_changed
 from iommud.daemon.log import log_event
 from iommud.daemon.metrics import ActivityCollector, exposition
-from iommud.daemon.publication import Board, PublicationError, load, save
+from iommud.daemon.publication import Board, Publication, PublicationError, load, save
 from iommud.daemon.rendering import Renderer, with_activity
 from iommud.daemon.state import StateError, load_state, save_state
 from iommud.errors import SourceError
@@ -172,8 +172,11 @@ class Rebuilder:
         self._problem = None
 
     def _publish(self, result: Report | Failure, taken_at: float) -> None:
-        publication = self._renderer.publication(result, taken_at)
-        self._board.publish(publication)
+        for publication in self._renderer.publications(result, taken_at):
+            self._board.publish(publication)
+            self._save(publication, result)
+
+    def _save(self, publication: Publication, result: Report | Failure) -> None:
         if self._runtime is None or (isinstance(result, Failure) and _has_publication(self._runtime)):
             return  # a report of an earlier run says more than that there is none now
         metrics = exposition(self._collector, openmetrics=False)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from iommud.daemon.activity import Activity
-from iommud.daemon.metrics import ReportCollector, exposition
+from iommud.daemon.metrics import Collected, ReportCollector, exposition
 from iommud.daemon.publication import Publication
 from iommud.names import Names
 from iommud.render.json import render_json
@@ -18,18 +18,19 @@ from iommud.render.text import render_failure_text, render_text
 from iommud.render.view import wanted_names
 from iommud.verdict.report import EXIT_UNREADABLE, FailOn, Report, Result
 
-__all__ = ["Forms", "Renderer"]
+__all__ = ["Renderer", "with_activity"]
 
 _STYLE = Style(unicode=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Forms:
-    """One result in the forms that people and programs read."""
+@dataclass(slots=True)
+class _Forms:
+    """What has been rendered of one result: the page comes last, for it takes longest."""
 
+    result: Result
     json: bytes
     text: bytes
-    page: bytes
+    page: bytes | None = None
 
 
 class Renderer:
@@ -52,48 +53,63 @@ class Renderer:
         self._function_groups = function_groups
         self._generation = 0
         self._names: tuple[frozenset[tuple[int, int]], Names | None] = (frozenset(), None)
-        self._last: tuple[Result, Forms] | None = None
+        self._last: _Forms | None = None
 
-    def publication(self, result: Result, taken_at: float) -> Publication:
-        """A result, found at so many Unix seconds, in all forms."""
-        self._generation += 1
-        forms = self._forms(result)
+    def publications(self, result: Result, taken_at: float) -> Iterator[Publication]:
+        """A result, found at so many Unix seconds, in all forms.
+
+        If it is a new one, then first with the page of the one before, so that metrics need not wait for the page.
+        """
+        forms, page_before = self._rendered(result)
+        metrics, openmetrics = self._exposed(result, taken_at)
         exit_status = EXIT_UNREADABLE
         if isinstance(result, Report):
             exit_status = result.exit_status(self._fail_on, require_iommu=self._require_iommu)
-        read_at = taken_at if isinstance(result, Report) else None
-        collector = ReportCollector(result, read_at, self._activity(), self._function_groups)
-        return Publication(
+        self._generation += 1
+        first = Publication(
             generation=self._generation,
             taken_at=taken_at,
             status=result.status.value,
             exit_status=exit_status,
             json=forms.json,
             text=forms.text,
-            page=forms.page,
-            metrics=exposition(collector, openmetrics=False),
-            openmetrics=exposition(collector, openmetrics=True),
+            page=forms.page or page_before or b"",
+            metrics=metrics,
+            openmetrics=openmetrics,
         )
+        if forms.page is not None:
+            yield first
+            return
+        if page_before is not None:
+            yield first
+            self._generation += 1
+        forms.page = _encoded(render_page(result, names=self._names_for(result), options=self._options))
+        yield replace(first, generation=self._generation, page=forms.page)
 
-    def _forms(self, result: Result) -> Forms:
-        # Whoever finds nothing new passes the same report again.
-        if self._last is None or self._last[0] is not result:
-            self._last = (result, self._render(result))
-        return self._last[1]
-
-    def _render(self, result: Result) -> Forms:
-        names = self._names_for(result) if isinstance(result, Report) else None
+    def _rendered(self, result: Result) -> tuple[_Forms, bytes | None]:
+        """JSON and text, and the page of the result before; whoever finds nothing new passes the same result again."""
+        last = self._last
+        if last is not None and last.result is result:
+            return last, None
+        names = self._names_for(result)
         text = (
             render_text(result, style=_STYLE, names=names)
             if isinstance(result, Report)
             else render_failure_text(result, style=_STYLE)
         )
-        page = render_page(result, names=names, options=self._options)
-        return Forms(f"{render_json(result)}\n".encode(), _encoded(text), _encoded(page))
+        self._last = _Forms(result, f"{render_json(result)}\n".encode(), _encoded(text))
+        return self._last, None if last is None else last.page
 
-    def _names_for(self, report: Report) -> Names | None:
+    def _exposed(self, result: Result, taken_at: float) -> tuple[bytes, bytes]:
+        read_at = taken_at if isinstance(result, Report) else None
+        collector = Collected(ReportCollector(result, read_at, self._activity(), self._function_groups))
+        return exposition(collector, openmetrics=False), exposition(collector, openmetrics=True)
+
+    def _names_for(self, result: Result) -> Names | None:
         """Names of the functions, looked up again only when there are other functions."""
-        wanted = frozenset(wanted_names([report]))
+        if not isinstance(result, Report):
+            return None
+        wanted = frozenset(wanted_names([result]))
         if wanted != self._names[0]:
             self._names = (wanted, Names.load(wanted))
         return self._names[1]
