@@ -68,4 +68,4 @@ def _registers(function: PciFunction, quirks: Quirks, *, every_type: bool, acs: 
 
 
 def _is_cardbus(function: PciFunction) -> bool:
-    return (function.class_code or 0) >> 8 == CLASS_CARDBUS_BRIDGE
+    return function.class_high == CLASS_CARDBUS_BRIDGE

@@ -49,7 +49,12 @@ class PciFunction:
     @property
     def is_bridge(self) -> bool:
         """Whether a bus lies below it: ``secondary_bus_number`` exists or its class says so."""
-        return self.secondary_bus is not None or (self.class_code or 0) >> 8 in (0x0604, 0x0607)
+        return self.secondary_bus is not None or self.class_high in (0x0604, 0x0607)
+
+    @property
+    def class_high(self) -> int | None:
+        """Base class and subclass, the upper 16 bits of the class code; None where that is not known."""
+        return None if self.class_code is None else self.class_code >> 8
 
     @property
     def is_virtual(self) -> bool:

@@ -45,7 +45,7 @@ class Aliases:
         if function.address in self.logged:
             return False
         rows = self.topology.quirks.alias_rows(function.vendor, function.device)
-        return any(row.in_device_memory and row.class_high in (None, (function.class_code or 0) >> 8) for row in rows)
+        return any(row.in_device_memory and row.class_high in (None, function.class_high) for row in rows)
 
     def bridge_alias(self, bridge: PciFunction) -> Address | None:
         """The requester ID that a bridge puts on the requests of what lies below it; None if it puts none.
@@ -69,7 +69,7 @@ class Aliases:
         """Whether only unread bytes would tell if the bridge takes an alias."""
         return self.topology.port_type(bridge) is None and self.topology.is_pcie(bridge) is not False
 
-    def alias_bridges(self, chain: tuple[PciFunction, ...], *, unread: bool) -> list[PciFunction]:
+    def alias_bridges(self, chain: tuple[PciFunction, ...], *, unread: bool = False) -> list[PciFunction]:
         """The alias-taking bridges of a chain, nearest first, up to a bridge that translates itself.
 
         ``unread`` says what a bridge of unknown type counts as.

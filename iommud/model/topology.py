@@ -131,7 +131,7 @@ class Topology:
         """Whether it has a CardBus header (type 2)."""
         if function.config.header_type is not None:
             return function.config.header_type == HEADER_TYPE_CARDBUS
-        return (function.class_code or 0) >> 8 == CLASS_CARDBUS_BRIDGE
+        return function.class_high == CLASS_CARDBUS_BRIDGE
 
 
 def _with_missing_bridges(functions: Iterable[PciFunction]) -> dict[Address, PciFunction]:
@@ -187,7 +187,7 @@ def _chain(start: BusId, buses: Mapping[BusId, Bus]) -> tuple[PciFunction, ...]:
     return tuple(chain)
 
 
-_CORRECTED_BELOW = {
+_CORRECTED_BELOW: Mapping[int | None, tuple[PortType, ...]] = {
     PortType.DOWNSTREAM_PORT: (PortType.ROOT_PORT, PortType.DOWNSTREAM_PORT, PortType.PCI_TO_PCIE_BRIDGE),
     PortType.UPSTREAM_PORT: (PortType.UPSTREAM_PORT,),
 }
@@ -209,7 +209,7 @@ def _effective_types(
         raw = function.config.port_type
         above = next(iter(chains[function.address[:2]]), None)
         parent = None if above is None else types.get(above.address)
-        impossible = _CORRECTED_BELOW.get(PortType(raw), ()) if raw in _CORRECTED_BELOW else ()
+        impossible = _CORRECTED_BELOW.get(raw, ())
         in_doubt = above is not None and (above.address in doubtful or _type_unread(above))
         if in_doubt and raw == PortType.DOWNSTREAM_PORT:
             # An upstream port needs no such care: ACS judges it like the endpoint it would become.

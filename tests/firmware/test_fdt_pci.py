@@ -224,15 +224,18 @@ def test_the_register_address_is_translated_through_the_buses_above(
     assert found.reg_base == reg_base
 
 
-def test_an_address_is_taken_up_bus_by_bus_with_the_cells_of_each() -> None:
+@pytest.mark.parametrize(
+    ("low", "reg_base"), [(0x2000, 0x7_00008000), (0x20FF, 0x7_000080FF), (0x2100, None), (0x1FFF, None)]
+)
+def test_an_address_is_taken_up_bus_by_bus_with_the_cells_of_each(low: int, reg_base: int | None) -> None:
     strings = Strings()
-    host = node(strings, "pcie", {"device_type": "pci", "reg": (1, 0x2010)})
+    host = node(strings, "pcie", {"device_type": "pci", "reg": (1, low)})
     inner: dict[str, Value] = {"#address-cells": 2, "#size-cells": 1, "ranges": (1, 0x2000, 0x300, 0x100)}
     outer: dict[str, Value] = {"#address-cells": 1, "#size-cells": 2, "ranges": (0x300, 7, 0x8000, 0, 0x1000)}
 
     (found,) = bridges(node(strings, "soc", outer, node(strings, "bus", inner, host)), strings=strings)
 
-    assert found.reg_base == 0x7_00008010
+    assert found.reg_base == reg_base
 
 
 def test_without_registers_there_is_no_address() -> None:

@@ -136,6 +136,13 @@ def test_a_table_without_nodes_is_sound() -> None:
     assert parse_iort(iort()).problems == ()
 
 
+def test_no_node_past_the_announced_count_is_looked_at() -> None:
+    found = parse_iort(iort(node(SMMU_V3), node(ROOT), count=1))
+
+    assert [item.kind for item in found.nodes] == [NodeKind.SMMU_V3]
+    assert found.problems == ()
+
+
 def test_nodes_know_their_offsets() -> None:
     assert [item.offset for item in parse_iort(iort(node(SMMU_V3), node(ROOT))).nodes] == [FIRST, FIRST + 36]
 

@@ -81,6 +81,9 @@ def test_a_bridge_of_unread_type_adds_nothing_that_is_known() -> None:
     machine.hide_capabilities("01:02.0")
     assert takers(machine, "05:03.0") == []
     aliases = machine.aliases()
+    chain = aliases.topology.chain(aliases.topology.functions[Address.parse("05:03.0")])
+    assert aliases.alias_bridges(chain) == []
+    assert aliases.alias_bridges(chain, unread=True) == [chain[0]]
     assert aliases.type_unread(aliases.topology.functions[Address.parse("01:02.0")])
     assert not aliases.type_unread(aliases.topology.functions[Address.parse("00:01.0")])
 

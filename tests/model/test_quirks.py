@@ -3,6 +3,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -41,8 +42,10 @@ EFFECT = re.compile(
 
 
 @pytest.fixture(autouse=True)
-def tables_read_anew() -> None:
+def tables_read_anew() -> Iterator[None]:
     """No test rests on what another one has loaded."""
+    _bundled.cache_clear()
+    yield
     _bundled.cache_clear()
 
 
@@ -232,6 +235,30 @@ def test_a_row_holds_from_its_first_version_until_the_one_without_it(
 ) -> None:
     assert _holds((6, 1), since, until) is holds
     assert _is_gated(since, until) is gated
+
+
+ENDING_ROWS = {
+    "acs.tsv": [["aaaa", "0001", "always", "5.10", "6.12", "note", "source"]],
+    "dma-alias.tsv": [["bbbb", "0002", "-", "-", "devfns=08", "5.10", "6.12", "note", "source"]],
+    "device-lists.tsv": [
+        ["wangxun-nic", "cccc", "0018", "001a", "5.10", "6.12", "source"],
+        ["vmd", "dddd", "0004", "0004", "5.10", "6.12", "source"],
+    ],
+}
+
+
+@pytest.mark.parametrize(("version", "held"), [((5, 10), True), ((6, 1), True), ((6, 12), False), ((7, 3), False)])
+def test_rows_end_before_the_version_that_dropped_them(
+    version: Version, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iommud.model.quirks.read_rows", ENDING_ROWS.__getitem__)
+    quirks = Quirks.bundled(version)
+    assert bool(list(quirks.acs_rows(0xAAAA, 1))) is held
+    assert bool(quirks.alias_rows(0xBBBB, 2)) is held
+    assert quirks.listed(DeviceList.WANGXUN_NIC, 0xCCCC, 0x19) is held
+    assert quirks.listed(DeviceList.VMD, 0xDDDD, 4) is held
+    # The version decides about all of them; only a list that an ACS rule asks is part of a verdict.
+    assert quirks.gated == {(0xAAAA, 1), (0xBBBB, 2), *((0xCCCC, device) for device in (0x18, 0x19, 0x1A))}
 
 
 @pytest.mark.parametrize(
