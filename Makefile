@@ -20,7 +20,7 @@ update-golden: setup ## write the expected output anew; read the diff
 	.venv/bin/pytest -n auto --update-golden
 
 mutation: setup ## does a test notice every change of the decoding and grouping modules?
-	PATH="$(CURDIR)/.venv/bin:$$PATH" python tools/mutation.py
+	PATH="$(CURDIR)/.venv/bin:$$PATH" python tools/mutation.py $(MUTANTS)
 
 bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
 	.venv/bin/python -m tools.bench.run --write

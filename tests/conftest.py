@@ -20,6 +20,8 @@ settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 # A long search for what the gate's few hundred examples miss: pytest --hypothesis-profile=deep.
 settings.register_profile("deep", deadline=None, max_examples=20_000)
+# The mutation check runs the tests of a module thousands of times, and must come to the same result each time.
+settings.register_profile("mutation", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
