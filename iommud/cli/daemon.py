@@ -12,7 +12,6 @@ import typer
 
 from iommud.daemon.log import LEVELS, LogFormat
 from iommud.daemon.settings import Settings, parse_duration
-from iommud.kernel import requested
 from iommud.verdict.report import FailOn
 
 __all__ = ["duration", "one_of", "start"]
@@ -52,9 +51,7 @@ def _check(settings: Settings) -> None:
     try:
         for address in settings.listen:
             parse_address(address)
-        if settings.kernel is not None:
-            requested(settings.kernel)
-    except (ListenError, ValueError) as error:
+    except ListenError as error:
         raise typer.BadParameter(str(error)) from error
 
 

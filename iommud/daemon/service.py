@@ -88,8 +88,9 @@ class CollectorService:
         """Begin to watch, and look at once."""
         self._load_rules()
         self._sources.start()
-        self._was_up = dict(self._sources.up())
         self._submit_first()
+        self._was_up = dict.fromkeys(self._sources.up(), True)
+        self._watch_sources()
         self._loop.call_later(self._settings.reconcile_interval, self._reconcile)
         self._loop.call_later(_TICK, self._tick)
         if self._notifier.watchdog is not None:

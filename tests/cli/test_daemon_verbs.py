@@ -83,7 +83,6 @@ def test_serve_needs_nothing_of_the_machine(capture: Capture, tmp_path: Path) ->
         (["run", "--reconcile-interval", "soon"], "is no duration"),
         (["run", "--reconcile-interval", "10ms"], "less than a second"),
         (["run", "--web.listen-address", "nowhere"], "is not an address"),
-        (["run", "--kernel", "new"], "not a kernel version"),
         (["run", "--log.format", "xml"], "none of logfmt, json"),
         (["run", "--log.level", "loud"], "none of debug, info, warning, error"),
         (["run", "--fail-on", "all"], "none of critical, warning, info, never"),

@@ -187,10 +187,14 @@ def daemon(
     capture: Capture | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-    prefix: tuple[str, ...] = (),
+    program: tuple[str, ...] = ("-m", "iommud.daemon.main"),
+    arguments: tuple[str, ...] = (),
     **settings: Any,
 ) -> Iterator[Daemon]:
-    """Run a daemon on a captured machine, looking at it every second, until the block ends."""
+    """Run a daemon on a captured machine, looking at it every second, until the block ends.
+
+    ``program`` is another one that takes the same settings, and ``arguments`` more of its own.
+    """
     where: dict[str, Any] = {}
     if capture is not None:
         where = {"sysfs": str(capture.sysfs), "procfs": str(capture.root / "proc")}
@@ -203,7 +207,7 @@ def daemon(
         **where,
         **settings,
     }
-    command = [*prefix, sys.executable, "-W", "error", "-m", "iommud.daemon.main", Settings(**known).to_json()]
+    command = [sys.executable, "-W", "error", *program, Settings(**known).to_json(), *arguments]
     own = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")}
     with subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**own, **(environment or {})}

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.daemon.daemons import VICTIM, Capture, daemon, eventually
+from tests.daemon.test_tls import authority, issue
 from tests.prometheus import Server, prometheus_over
 
 RULES = Path(__file__).parent.parent.parent / "monitoring" / "iommud.rules.yml"
@@ -51,3 +53,25 @@ def test_what_prometheus_stores_is_what_the_daemon_counts(tmp_path: Path) -> Non
         assert float(server.query("sum(iommud_functions)")[0]["value"][1]) == len(capture.functions())
         assert server.query("time() - iommud_snapshot_timestamp_seconds < 30")
         eventually(lambda: server.query("rate(iommud_snapshot_duration_seconds_count[10s]) > 0"))
+
+
+def health(server: Server) -> list[tuple[str, str]]:
+    """Health of each target, and what was wrong with the last scrape."""
+    return [(one["health"], one["lastError"]) for one in server.get("targets")["activeTargets"]]
+
+
+def test_only_a_prometheus_with_a_certificate_is_served_where_one_is_wanted(tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path)
+    own, own_key = issue(tmp_path, name="prometheus")
+    ca = authority(tmp_path)
+    tls: dict[str, Any] = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": ca}
+    scheme = f"    scheme: https\n    tls_config:\n      ca_file: {ca}\n"
+    credentials = f"      cert_file: {own}\n      key_file: {own_key}\n"
+    with daemon(Capture(tmp_path / "machine"), **tls) as running:
+        eventually(lambda: running.events("listening"))
+        with prometheus_over([running.target], tmp_path, settings=scheme + credentials) as server:
+            eventually(lambda: server.query("iommud_source_up == 1"), within=30)
+            assert health(server) == [("up", "")]
+        with prometheus_over([running.target], tmp_path, settings=scheme) as server:
+            eventually(lambda: [state for state, _ in health(server)] == ["down"], within=30)
+            assert "certificate required" in health(server)[0][1]

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import signal
+import ssl
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from iommud.daemon.publication import load
 from tests.daemon.daemons import FOUNDING, SECOND_VICTIM, VICTIM, Capture, Daemon, Manager, daemon, eventually
+from tests.daemon.serving import fetch
+from tests.daemon.test_tls import client, issue
 
 UNGROUPED = "iommud_findings{kind=ungrouped,severity=critical}"
 
@@ -158,6 +162,30 @@ def test_after_a_restart_only_what_changed_since_is_told(capture: Capture, tmp_p
     assert ("finding appeared", VICTIM) not in told
     assert ("functions lost their group", SECOND_VICTIM) in told
     assert "kernel changed" in running.messages()
+
+
+def test_certificates_are_read_again_on_reload_and_a_broken_one_is_not_taken(capture: Capture, tmp_path: Path) -> None:
+    first, second = trustme.CA(), trustme.CA()
+    certificate, key = issue(tmp_path, first)
+    with daemon(capture, tls_certificate=certificate, tls_key=key) as running:
+        host, port = eventually(lambda: running.events("listening"))[0]["addresses"].split(":")
+
+        def trusts(ca: trustme.CA) -> bool:
+            try:
+                return fetch((host, int(port)), tls=client(ca)).status == 200
+            except ssl.SSLCertVerificationError:
+                return False
+
+        assert (trusts(first), trusts(second)) == (True, False)
+        issue(tmp_path, second)
+        running.signal(signal.SIGHUP)
+        eventually(lambda: trusts(second))
+        Path(certificate).write_text("no certificate")
+        running.signal(signal.SIGHUP)
+        (line,) = eventually(lambda: running.events("certificates stay as they were"))
+        assert trusts(second)
+
+    assert certificate in line["error"]
 
 
 def test_the_service_manager_is_told_of_the_first_report_and_of_reloads(capture: Capture, tmp_path: Path) -> None:
