@@ -104,8 +104,9 @@ class CollectorService:
 
     def reload(self) -> None:
         """Read the file of accepted findings again, and look at everything."""
-        self._notifier.reloading()
-        self._reloading = True
+        if self._ready:
+            self._notifier.reloading()
+            self._reloading = True
         self._load_rules()
         self.trigger("reload", full=True)
 
@@ -207,12 +208,13 @@ class CollectorService:
             self.trigger("retry", full=True)
 
     def _tell_manager(self) -> None:
+        """Ready after the first report and after each reload, also if that has found the machine unreadable."""
         status = self._rebuilder.status
         if status is None:
             return
         if not self._rebuilder.readable:
-            self._notifier.status(f"cannot read the machine; last report: {status}")
-        elif self._ready and not self._reloading:
+            status = f"cannot read the machine; last report: {status}"
+        if self._ready and not self._reloading:
             self._notifier.status(status)
         else:
             self._ready, self._reloading = True, False

@@ -130,6 +130,17 @@ def test_a_machine_that_cannot_be_read_any_more_keeps_its_findings(capture: Capt
     assert running.events("finding cleared") == []
 
 
+def test_a_reload_ends_for_the_manager_also_if_the_machine_cannot_be_read(capture: Capture, tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "notify")
+    with daemon(capture, reconcile_interval=3600.0, environment={"NOTIFY_SOCKET": str(manager.path)}) as running:
+        manager.wait_for("READY=1")
+        (capture.root / "sys").rename(capture.root / "gone")
+        running.signal(signal.SIGHUP)
+        manager.wait_for("RELOADING=1")
+        assert "cannot read the machine; last report: ok" in manager.wait_for("READY=1")
+    manager.close()
+
+
 def test_a_machine_that_cannot_be_read_at_first_is_waited_for(capture: Capture, tmp_path: Path) -> None:
     (capture.root / "sys").rename(capture.root / "gone")
     manager = Manager(tmp_path / "notify")
