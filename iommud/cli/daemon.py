@@ -12,6 +12,7 @@ import typer
 
 from iommud.daemon.log import LEVELS, LogFormat
 from iommud.daemon.settings import Settings, parse_duration
+from iommud.errors import SourceError
 from iommud.verdict.report import FailOn
 
 __all__ = ["duration", "one_of", "start"]
@@ -37,7 +38,10 @@ def start(settings: Settings) -> int:
     _check(settings)
     sys.stdout.flush()
     command = [sys.executable, "-P", "-m", "iommud.daemon.main", settings.to_json()]
-    os.execve(sys.executable, command, _environment())  # noqa: S606 - this very program, without a shell
+    try:
+        os.execve(sys.executable, command, _environment())  # noqa: S606 - this very program, without a shell
+    except OSError as error:
+        raise SourceError(sys.executable, f"cannot be started again: {error.strerror}") from error
 
 
 def _check(settings: Settings) -> None:
