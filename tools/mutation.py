@@ -63,7 +63,9 @@ def main() -> int:
     arguments = sys.argv[1:]
     chosen = any(not argument.startswith("-") for argument in arguments)
     shutil.rmtree("mutants", ignore_errors=True)
-    subprocess.run(["mutmut", "run", *arguments], check=True)
+    if subprocess.run(["mutmut", "run", *arguments], check=False).returncode:
+        print("mutmut came to no result: most likely a test fails without any change; see above")
+        return 1
     found, known = results(), justified()
     alive = survivors(found, chosen=chosen)
     print(*table(found, known), sep="\n")
