@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench image setup clean
+.PHONY: check demo format update-golden mutation bench image guest setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -30,6 +30,9 @@ bench-daemon: setup ## how soon the daemon shows a change and what it costs, int
 
 image: setup ## build the container image's file system by its recipe and run it in a chroot (root, mmdebstrap, minutes)
 	IOMMUD_TEST_IMAGE=1 .venv/bin/pytest tests/test_deploy.py
+
+guest: setup ## boot six guests with real kernels under QEMU; fetched from Debian at first use (docs/guest-lab.md)
+	.venv/bin/pytest -m guest tests/guest
 
 clean: ## remove all that the above has made
 	rm -rf .venv .cache mutants build dist

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Judge a boot: what iommud said inside, what it says of the captured tree outside, and whether both are one answer."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from iommud.api import read_sysfs
+from iommud.render.json import report_document
+from iommud.verdict.pipeline import check
+from tests.guest.boot import Boot, Outcome
+from tests.guest.machine import Cell
+from tests.guest.plan import END
+
+Document = dict[str, Any]
+# Where the tree came from is the one thing that must differ.
+DIFFERS_RIGHTLY = frozenset({"source"})
+CANNOT_RUN = frozenset({Outcome.UNAVAILABLE, Outcome.QEMU_FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What is known of a cell after its boot; plain values, kept as JSON between runs."""
+
+    cell: str
+    outcome: str
+    """A value of Outcome."""
+    seconds: float
+    kernel: str = ""
+    qemu: str = ""
+    words: str = ""
+    """Why it could not run or did not end."""
+    status: str = ""
+    """iommud's verdict inside the guest."""
+    findings: tuple[str, ...] = ()
+    """The kinds of its findings, sorted, once each time that they were found."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """The kernel's groups."""
+    ungrouped: tuple[str, ...] = ()
+    disagreements: tuple[str, ...] = ()
+    """Members of the answer that are different inside and outside, with the label of the look before them."""
+    looks: tuple[str, ...] = ()
+    """Every look in order, with its label and what was found."""
+    notes: tuple[str, ...] = ()
+    """What the guest said on the way, the host's answers to its requests among it."""
+
+    @property
+    def summary(self) -> str:
+        """The result in a few words: model = kernel; or what was found; or why there is nothing to compare."""
+        if self.outcome in CANNOT_RUN:
+            return f"cannot run: {self.words}"
+        if self.outcome != Outcome.DONE:
+            return f"{self.outcome}: {self.words}"
+        if self.disagreements:
+            return f"inside and outside differ in {', '.join(self.disagreements)}"
+        return in_words(self.status, self.findings)
+
+    def encode(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, line: str) -> Result:
+        """The result of a line. Raises ValueError or TypeError where it is none."""
+        members = json.loads(line)
+        lists = ("findings", "ungrouped", "disagreements", "looks", "notes")
+        tuples = {name: tuple(members.get(name, ())) for name in lists}
+        return cls(**{**members, **tuples, "groups": tuple(tuple(one) for one in members.get("groups", ()))})
+
+
+def judge(cell: Cell, boot: Boot, keep: Path) -> Result:
+    """The result of a boot. Captures, console and log are written below ``keep``/<name of the cell>."""
+    directory = keep / cell.name
+    _keep(boot, directory)
+    result = Result(
+        cell=cell.name,
+        outcome=boot.outcome.value,
+        seconds=boot.seconds,
+        kernel=boot.kernel,
+        qemu=boot.qemu,
+        words=boot.words[:300],
+        notes=tuple(boot.channel.notes),
+    )
+    if boot.outcome is not Outcome.DONE:
+        return result
+    inside = {label: _inside(boot, label) for label in labels(boot)}
+    outside = {label: _outside(directory / f"{label}.tar.gz") for label in inside}
+    different = [f"{one}/{name}" for one in inside for name in disagreements(inside[one], outside[one])]
+    facts = {label: facts_of(document) for label, document in inside.items()}
+    looks = tuple(f"{one}: {in_words(found['status'], found['findings'])}" for one, found in facts.items())
+    return replace(result, **facts[END], looks=looks, disagreements=tuple(different))
+
+
+def labels(boot: Boot) -> list[str]:
+    """The looks that the guest took, in order; the one at the end is always among them."""
+    return list(dict.fromkeys([*(name.partition("/")[0] for name in boot.channel.files), END]))
+
+
+def in_words(status: str, findings: Iterable[str]) -> str:
+    """An answer in a few words."""
+    kinds = _counted(findings)
+    return ", ".join(kinds) or {"ok": "model = kernel", "no-iommu": "no IOMMU in use"}.get(status, status)
+
+
+def disagreements(inside: Mapping[str, Any], outside: Mapping[str, Any]) -> list[str]:
+    """The members of two answers that differ, save where they differ rightly."""
+    names = sorted((inside.keys() | outside.keys()) - DIFFERS_RIGHTLY)
+    return [name for name in names if inside.get(name) != outside.get(name)]
+
+
+def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result keeps of an answer."""
+    groups = document.get("groups") or {}
+    return {
+        "status": document.get("status", ""),
+        "findings": tuple(sorted(one["kind"] for one in document.get("findings", ()))),
+        "groups": tuple(tuple(group) for group in groups.get("actual") or ()),
+        "ungrouped": tuple(groups.get("ungrouped") or ()),
+    }
+
+
+def _inside(boot: Boot, label: str) -> Document:
+    sent = boot.channel.files.get(f"{label}/check")
+    errors = boot.channel.files.get(f"{label}/check.errors")
+    try:
+        found: Document = json.loads(sent.content) if sent else {}
+    except ValueError:
+        found = {}
+    words = errors.content.decode(errors="replace").strip() if errors else "nothing was sent"
+    return found or {"status": "error", "error": words}
+
+
+def _outside(capture: Path) -> Document:
+    try:
+        return json.loads(json.dumps(report_document(check(read_sysfs(str(capture))))))  # type: ignore[no-any-return]
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong here is a result of the lab
+        return {"status": "error", "error": str(error)}
+
+
+def _keep(boot: Boot, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "console.log").write_text(boot.console, encoding="utf-8")
+    suffixes = {"check": "json", "check.errors": "errors", "capture": "tar.gz", "dmesg": "dmesg.gz"}
+    for name, sent in boot.channel.files.items():
+        label, _, kind = name.partition("/")
+        (directory / f"{label}.{suffixes.get(kind, kind)}").write_bytes(sent.content)
+
+
+def _counted(kinds: Iterable[str]) -> list[str]:
+    return [kind if number == 1 else f"{kind} x {number}" for kind, number in sorted(Counter(kinds).items())]

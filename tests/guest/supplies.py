@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where kernels, emulators and the rest of a guest come from, and how a tree of packages becomes something to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.guest.debian import Apt, Suite, Unavailable, packages_of
+from tests.guest.machine import ARM64, Architecture
+from tests.guest.modules import ModuleTree
+
+# The name of a kernel is its series. Which release of it a run had is in the results.
+KERNELS: Mapping[str, str] = {
+    "5.10": "bullseye",
+    "6.1": "bookworm",
+    "6.12": "trixie",
+    "7.2": "sid",
+    "7.3": "trixie-backports",
+}
+QEMUS: Mapping[str, str] = {"7.2": "bookworm", "10": "trixie", "11": "sid"}
+QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-arm", "qemu-efi-aarch64", "seabios", "ipxe-qemu")
+KERNEL_PACKAGE = re.compile(r"linux-(image|binary|modules)\b")
+# iommud's oldest Python is Debian 12's.
+PYTHON_SUITE = "bookworm"
+LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """A kernel that can be booted."""
+
+    release: str
+    """As uname -r says."""
+    image: Path
+    modules: ModuleTree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulator:
+    """A QEMU that can be started."""
+
+    version: str
+    command: Mapping[Architecture, tuple[str, ...]]
+    firmware: tuple[str, ...]
+    uefi: str
+    modules: Path
+    """Where its loadable parts lie: QEMU_MODULE_DIR."""
+
+
+class Supplies:
+    """All that guests need, fetched at first use."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self._kernels: dict[tuple[str, Architecture], Kernel] = {}
+        self._emulators: dict[str, Emulator] = {}
+
+    def kernel(self, name: str, architecture: Architecture) -> Kernel:
+        """A kernel by the name of its series. Raises Unavailable with apt's words."""
+        key = name, architecture
+        if key not in self._kernels:
+            tree = self._packages(KERNELS[name], architecture, f"linux-image-{architecture}", label="linux")
+            self._kernels[key] = kernel_in(tree)
+        return self._kernels[key]
+
+    def emulator(self, name: str) -> Emulator:
+        """A QEMU by its series, run on this machine with its own loader. Raises Unavailable with apt's words."""
+        if name not in self._emulators:
+            tree = Apt(Suite(QEMUS[name], "amd64"), self.cache).unpacked(QEMU_PACKAGES, "qemu")
+            self._emulators[name] = emulator_in(tree)
+        return self._emulators[name]
+
+    def python(self, architecture: Architecture) -> Path:
+        """A tree with Debian's Python and what pyudev loads."""
+        return Apt(Suite(PYTHON_SUITE, architecture), self.cache).unpacked(("python3", "libudev1"), "python")
+
+    def busybox(self, architecture: Architecture) -> bytes:
+        """The static busybox."""
+        tree = Apt(Suite(PYTHON_SUITE, architecture), self.cache).unpacked(("busybox-static",), "busybox")
+        return (tree / "bin/busybox").read_bytes()
+
+    def _packages(self, suite: str, architecture: Architecture, package: str, *, label: str) -> Path:
+        # Debian 11's last arm64 updates are in the lists of its security archive, and gone from its pool.
+        security = not (suite == "bullseye" and architecture is ARM64)
+        apt = Apt(Suite(suite, architecture, security), self.cache)
+        return apt.unpacked((package,), label, wanted=lambda name: bool(KERNEL_PACKAGE.match(name)))
+
+
+def kernel_in(tree: Path) -> Kernel:
+    """The kernel of a tree, wherever its suite puts it. Raises Unavailable if there is none."""
+    images = sorted([*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")])
+    modules = sorted([*tree.glob("lib/modules/*/kernel"), *tree.glob("usr/lib/modules/*/kernel")])
+    if not images or not modules:
+        raise Unavailable(f"no kernel among {' '.join(packages_of(tree))}")
+    return Kernel(release=modules[0].parent.name, image=images[0], modules=ModuleTree(modules[0]))
+
+
+def emulator_in(tree: Path) -> Emulator:
+    """The QEMU of a tree."""
+    loader = next(path for path in (tree / "lib64", tree / "usr/lib64") if (path / "ld-linux-x86-64.so.2").exists())
+    run = (str(loader / "ld-linux-x86-64.so.2"), "--library-path", library_path(tree))
+    binaries = {Architecture.AMD64: "qemu-system-x86_64", Architecture.ARM64: "qemu-system-aarch64"}
+    return Emulator(
+        version=re.sub(r"^\d+:|[+-].*$", "", packages_of(tree)["qemu-system-x86"]),
+        command={one: (*run, str(tree / "usr/bin" / binary)) for one, binary in binaries.items()},
+        firmware=tuple(str(tree / path) for path in FIRMWARE),
+        uefi=str(tree / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),
+        modules=tree / "usr/lib/x86_64-linux-gnu/qemu",
+    )
+
+
+def library_path(tree: Path) -> str:
+    """Where the libraries of a tree lie; some packages keep theirs a directory deeper."""
+    found = [tree / path for path in LIBRARIES]
+    deeper = {path.parent for one in found for path in one.glob("*/*.so.*")}
+    return ":".join(str(path) for path in (*found, *sorted(deeper)))

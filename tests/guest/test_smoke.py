@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real kernels in guests: six boots that show each kind of IOMMU, hot plug, and the absence of an IOMMU."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.guest.boot import Outcome, boot
+from tests.guest.cells import EXPECTED, SMOKE
+from tests.guest.debian import cache_directory
+from tests.guest.judge import judge
+from tests.guest.supplies import Supplies
+
+RESULTS = cache_directory() / "results"
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("name", SMOKE)
+def test_iommud_inside_the_guest_says_what_is_known_and_what_it_says_outside(name: str) -> None:
+    cell = SMOKE[name]
+    booted = boot(cell, Supplies(cache_directory()))
+    if booted.outcome is Outcome.UNAVAILABLE and os.environ.get("IOMMUD_SKIP_GUEST") == "1":
+        pytest.skip(f"IOMMUD_SKIP_GUEST=1, and {booted.words}")
+    result = judge(cell, booted, RESULTS)
+
+    assert result.outcome == Outcome.DONE, f"{result.summary}; see {RESULTS / cell.name}"
+    assert not result.disagreements
+    assert (result.status, result.findings) == EXPECTED[name]
+    if name == "hot-add":
+        added = json.loads((RESULTS / cell.name / "added.json").read_bytes())
+        assert ["0000:01:00.0", "0000:02:02.0"] in added["groups"]["actual"]
+        assert result.looks == ("before: model = kernel", "added: model = kernel", "end: model = kernel")
