@@ -70,10 +70,14 @@ def identify(release: str | None, version_line: str | None) -> Kernel:
     """The kernel behind ``uname -r`` and ``/proc/version``; the newest modelled one if neither can be read."""
     if release is None and version_line is not None and (found := _RELEASE_IN_VERSION.search(version_line)):
         release = found[1]
-    kernel = parse_release(release or "")
-    if kernel is None:
-        return Kernel(text=(release or "").strip(), version=KNOWN_VERSIONS[-1], stable=None, readable=False)
-    return _with_stable(kernel, version_line or "")
+    text = version_line if release is None else release
+    kernel = parse_release(text or "")
+    return _unreadable(text or "") if kernel is None else _with_stable(kernel, version_line or "")
+
+
+def _unreadable(text: str) -> Kernel:
+    """A kernel of which only the name is known is judged as the newest modelled one."""
+    return Kernel(text=text.strip(), version=KNOWN_VERSIONS[-1], stable=None, readable=False)
 
 
 def _with_stable(kernel: Kernel, version_line: str) -> Kernel:
@@ -87,11 +91,5 @@ def _with_stable(kernel: Kernel, version_line: str) -> Kernel:
 
 
 def requested(text: str) -> Kernel:
-    """The kernel that a person named on the command line.
-
-    Raises ValueError if the text does not begin with a version.
-    """
-    kernel = parse_release(text)
-    if kernel is None:
-        raise ValueError(f"{text!r} is not a kernel version like 6.12 or 6.12.95+deb12-amd64")
-    return kernel
+    """The kernel that a person named; the newest modelled one if the text does not begin with a version."""
+    return parse_release(text) or _unreadable(text)

@@ -84,9 +84,9 @@ def test_versions_are_ordered() -> None:
     assert requested("7.0").at_least(6, 15)
 
 
-def test_a_kernel_that_is_asked_for_must_be_a_version() -> None:
-    with pytest.raises(ValueError, match="'new' is not a kernel version"):
-        requested("new")
+@pytest.mark.parametrize("text", ["new", "", "6"])
+def test_a_kernel_that_is_asked_for_and_cannot_be_read_is_the_newest_one(text: str) -> None:
+    assert requested(text) == Kernel(text=text, version=(7, 3), stable=None, readable=False)
 
 
 def test_kernels_are_values() -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from iommud.address import Address
-from iommud.api import read_sysfs
+from iommud.api import check_sysfs
 from iommud.cli.options import CheckFormat
 from iommud.cli.output import Output, Progress
 from iommud.errors import SourceError
 from iommud.kernel import Kernel, requested
 from iommud.verdict.findings import Kind
-from iommud.verdict.pipeline import check
 from iommud.verdict.report import EXIT_UNREADABLE, FailOn, Failure, Report, Result, overall_exit_status
 
 if TYPE_CHECKING:
@@ -91,11 +90,8 @@ def _ignored(text: str) -> tuple[Kind, Address | None]:
 
 
 def kernel_requested(text: str | None) -> Kernel | None:
-    """The kernel named with ``--kernel``. Raises typer.BadParameter if it is no version."""
-    try:
-        return None if text is None else requested(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--kernel") from error
+    """The kernel named with ``--kernel``; of one that cannot be read the report says so."""
+    return None if text is None else requested(text)
 
 
 def run_check(sources: list[str], options: CheckOptions) -> int:
@@ -206,10 +202,9 @@ def evaluate(source: str | None, options: CheckOptions, *, several: bool) -> Out
 def _result(source: str | None, options: CheckOptions) -> Result:
     kernel = kernel_requested(options.kernel)
     try:
-        snapshot = read_sysfs(source, sysfs=options.sysfs, procfs=options.procfs, kernel=kernel, wake=options.wake)
+        report = check_sysfs(source, sysfs=options.sysfs, procfs=options.procfs, kernel=kernel, wake=options.wake)
     except SourceError as error:
         return Failure(source or "this machine", str(error))
-    report = check(snapshot, kernel=kernel)
     return report.filtered(options.selection.only, options.selection.ignored)
 
 

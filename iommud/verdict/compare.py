@@ -11,7 +11,7 @@ from iommud.model.groups import Group, canonical
 from iommud.snapshot import PciFunction
 from iommud.verdict.actual import ActualGroups
 from iommud.verdict.findings import Finding, Kind, Reason, Severity
-from iommud.verdict.reasons import Explainer, acs_text
+from iommud.verdict.reasons import Explainer, acs_text, gated_text
 
 REASON_LIMIT = 12
 """Sentences that one finding carries at most; ``explain`` tells the rest."""
@@ -64,8 +64,17 @@ class Comparison:
             for alias in self.explainer.model.aliases.of(functions[member]):
                 for other in (sends.setdefault(alias.requester_id, member), alias.taker):
                     if other in numbers and numbers[other] != numbers[member]:
-                        return _shares(other, member, alias.requester_id)
+                        return self._shares(other, member, alias.requester_id)
         return None
+
+    def _shares(self, one: Address, other: Address, requester: Address) -> Reason:
+        topology, aliases = self.explainer.model.topology, self.explainer.model.aliases
+        functions = [topology.functions[address] for address in (one, other)]
+        bridges = (bridge for function in functions for bridge in aliases.alias_bridges(topology.chain(function)))
+        gated = gated_text(topology, {(each.vendor, each.device) for each in (*functions, *bridges)})
+        first, second = sorted((one, other))
+        text = f"{first} and {second} share requester ID {requester}: each can use the other's mappings{gated}"
+        return Reason(text, "pci_for_each_dma_alias()")
 
     def _ties_between(self, members: tuple[Address, ...]) -> tuple[Reason, ...]:
         """The ties along shortest chains from the lowest member into each other group."""
@@ -127,10 +136,10 @@ class Comparison:
             if partner is None and alias.taker in self.actual.number_of:
                 partner = alias.taker
             if partner is not None:
-                return _shares(address, partner, alias.requester_id)
+                return self._shares(address, partner, alias.requester_id)
         if address in takers:
             other, requester = takers[address]
-            return _shares(address, other, requester)
+            return self._shares(address, other, requester)
         return None
 
     def _ties_of(self, address: Address) -> tuple[Reason, ...]:
@@ -180,12 +189,6 @@ class Comparison:
         if acs.verdict(function).isolated is None:
             return Reason(f"{function.address} is the only function of its device, on a root bus")
         return Reason(f"{function.address} sits on a root bus and is {acs_text(acs, function)}", "pci_acs_enabled()")
-
-
-def _shares(one: Address, other: Address, requester: Address) -> Reason:
-    first, second = sorted((one, other))
-    text = f"{first} and {second} share requester ID {requester}: each can use the other's mappings"
-    return Reason(text, "pci_for_each_dma_alias()")
 
 
 def _limited(reasons: Iterable[Reason]) -> tuple[Reason, ...]:

@@ -29,17 +29,20 @@ class IsolationReview:
     expected: tuple[Group, ...]
 
     def findings(self) -> Iterator[Finding]:
-        """One finding per switch, per shared ghost requester ID and per device."""
+        """One finding per switch, per requester ID that only a bridge without a group joins, per ghost, per device."""
         place = {address: index for index, group in enumerate(self.expected) for address in group}
         for bus in self.model.topology.buses.values():
             if len(bus.functions) > 1:
                 yield from self._on_bus(bus, place)
+        for functions in self._devices():
+            yield from self._device(functions, place)
 
     def _on_bus(self, bus: Bus, place: dict[Address, int]) -> Iterator[Finding]:
         yield from self._switch(bus, place)
-        if not self.model.upward_set(self.model.topology.chains[bus.id]):
+        if self.model.upward_set(self.model.topology.chains[bus.id]):
+            yield from self._shared(bus, place)
+        else:
             yield from self._ghosts(bus, place)
-            yield from self._devices(bus, place)
 
     def _apart(self, functions: list[PciFunction], place: dict[Address, int]) -> bool:
         """Whether they have groups and these differ, in the kernel's view and in the expected one."""
@@ -86,14 +89,28 @@ class IsolationReview:
                 text = f"{' and '.join(str(one) for one in key)} all send as {ghost} too, where there is no function"
                 yield self._finding("ghost", sharing, [Reason(text, "pci_devs_are_dma_aliases()")])
 
-    def _devices(self, bus: Bus, place: dict[Address, int]) -> Iterator[Finding]:
-        """Within one device, a function that is not isolated can reach one that is."""
-        slots: dict[int, list[PciFunction]] = {}
-        for function in bus.functions:
-            slots.setdefault(function.address.device, []).append(function)
-        for slot in slots.values():
-            if len(slot) > 1:
-                yield from self._device(slot, place)
+    def _shared(self, bus: Bus, place: dict[Address, int]) -> Iterator[Finding]:
+        """Where the bridge above rightly has no group, nothing joins those to which it gives one requester ID."""
+        alias_bridges = self.model.aliases.alias_bridges(self.model.topology.chains[bus.id])
+        if not alias_bridges or self.model.joins(alias_bridges[0].address):
+            return
+        if self._apart(bus.functions, place):
+            bridge = alias_bridges[0]
+            text = (
+                f"requests from below {bridge.address} all carry requester ID {self.model.aliases.bridge_alias(bridge)}, "
+                "and the bridge, by which the kernel would join them, has no group"
+            )
+            yield self._finding("requester-id", bus.functions, [Reason(text, "pci_for_each_dma_alias()")])
+
+    def _devices(self) -> Iterator[list[PciFunction]]:
+        """The functions of each device on an isolated bus; virtual functions belong to their physical one's."""
+        devices: dict[tuple[int, int, int], list[PciFunction]] = {}
+        for function in self.model.topology.functions.values():
+            devices.setdefault((function.physfn or function.address)[:3], []).append(function)
+        for functions in devices.values():
+            chain = self.model.topology.chains[functions[0].address[:2]]
+            if len(functions) > 1 and not self.model.upward_set(chain):
+                yield functions
 
     def _device(self, slot: list[PciFunction], place: dict[Address, int]) -> Iterator[Finding]:
         acs, topology = self.model.acs, self.model.topology

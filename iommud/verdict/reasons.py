@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from iommud.address import Address
 from iommud.model.acs import AcsBasis, AcsModel, AcsVerdict
 from iommud.model.groups import GroupingModel, Rule, Tie
 from iommud.model.quirks import AcsRule
+from iommud.model.topology import Topology
 from iommud.pci import Gap, PortType, acs_names
 from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Reason
@@ -111,13 +112,17 @@ def _quirk_text(function: PciFunction, verdict: AcsVerdict) -> str:
 
 
 def _gated_text(acs: AcsModel, function: PciFunction, verdict: AcsVerdict) -> str:
-    """A verdict that another kernel of the same series may give otherwise says so."""
     devices = {(function.vendor, function.device)}
     if verdict.row is not None:
         devices.add((verdict.row.vendor, verdict.row.device))
-    if devices.isdisjoint(acs.topology.quirks.gated):
+    return gated_text(acs.topology, devices)
+
+
+def gated_text(topology: Topology, devices: Set[tuple[int | None, int | None]]) -> str:
+    """What to add to a verdict on devices that other kernels, of the same series even, may judge otherwise."""
+    if devices.isdisjoint(topology.quirks.gated):
         return ""
-    major, minor = acs.topology.quirks.version
+    major, minor = topology.quirks.version
     return f" (by the device tables of {major}.{minor}; stable releases differ here)"
 
 
@@ -170,6 +175,7 @@ def _alias_bridge(model: GroupingModel, tie: Tie) -> Reason:
     requester = model.aliases.bridge_alias(bridge)
     kind = describe_type(model.acs, bridge)
     text = f"{tie.one} lies below {tie.other}, a {kind} that passes its requests on as {requester}"
+    text += gated_text(model.topology, {(bridge.vendor, bridge.device)})
     return Reason(text, "pci_for_each_dma_alias(); PCIe to PCI/PCI-X Bridge Specification r1.0, sec 2.3")
 
 
@@ -188,7 +194,8 @@ def _real_dma_device(_model: GroupingModel, tie: Tie) -> Reason:
 def _dma_alias(model: GroupingModel, tie: Tie) -> Reason:
     one, other = (model.topology.functions[address] for address in (tie.one, tie.other))
     if other.address.devfn in model.aliases.mask(one):
-        return Reason(f"{tie.one} also sends as {tie.other}", "pci_devs_are_dma_aliases()")
+        gated = gated_text(model.topology, {(one.vendor, one.device)})
+        return Reason(f"{tie.one} also sends as {tie.other}{gated}", "pci_devs_are_dma_aliases()")
     text = f"{tie.one} may also send as {tie.other}: its aliases stand in its own memory"
     return Reason(text, "quirk_switchtec_ntb_dma_alias()")
 

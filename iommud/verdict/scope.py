@@ -91,7 +91,7 @@ class Scope:
             return Excuse("it is not on the PCI bus", Evidence.SYSFS)
         if self.platform.usage is Usage.NOT_USED:
             return Excuse(f"no IOMMU is in use: {self.platform.usage_reason}", Evidence.SYSFS)
-        if not self.snapshot.groups_listed and _is_blank(function):
+        if _is_blank(function):
             return Excuse("the snapshot holds nothing of it", Evidence.NONE)
         if is_iommu_itself(function, self.snapshot.iommus) or function.address in self.described:
             return Excuse("it is the IOMMU itself", self._own_evidence())
@@ -276,6 +276,8 @@ class Scope:
             return None
         if (function.class_code or 0) >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR):
             return None
+        if not self.platform.kernel.readable:
+            return Excuse("no driver is bound to it, and kernels before 6.15 wait for one", Evidence.NONE)
         if not self.drivers_shown:
             return Excuse("the snapshot names no drivers, and before 6.15 its group waits for one", Evidence.NONE)
         evidence = Evidence.NONE if self.platform.firmware.is_silent else Evidence.SYSFS

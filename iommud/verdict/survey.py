@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from iommud import firmware as parsers
 from iommud.address import Address
 from iommud.kernel import Kernel
+from iommud.model.acs import Override
 from iommud.pci import CLASS_SYSTEM_IOMMU
 from iommud.snapshot import PciFunction, Snapshot
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _STONEY_RIDGE_GRAPHICS = (0x1002, 0x98E4)
 """``early_amd_iommu_init()`` gives the IOMMU up beside it."""
+_NO_CMDLINE = "and whether the kernel was to use them stands on its command line, which is not in this snapshot"
 VIRTIO_IOMMU = (0x1AF4, 0x1057)
 """Vendor and device of a virtio-iommu PCI function (virtio 1.2, sec 4.1.2.1: 0x1040 + device id 23)."""
 
@@ -172,9 +174,11 @@ class Platform:
     def waits_for_drivers(self) -> bool:
         """Whether a function is grouped only once some driver matches it.
 
-        So before 6.15: commit bcb81ac6ae3c ("iommu: Get DT/ACPI parsing into the proper probe path").
+        So before 6.15: commit bcb81ac6ae3c ("iommu: Get DT/ACPI parsing into the proper probe path"). A kernel that
+        is not known may be one of those.
         """
-        return self.by_firmware is not False and not self.kernel.at_least(6, 15)
+        late = self.kernel.readable and self.kernel.at_least(6, 15)
+        return self.by_firmware is not False and not late
 
     @property
     def _late_request_repaired(self) -> bool:
@@ -269,6 +273,8 @@ def _usage_without_groups(snapshot: Snapshot, drivers: frozenset[Driver], firmwa
         return _amd_usage(snapshot)
     if "DMAR" in names:
         return _intel_usage(snapshot.cmdline)
+    if snapshot.table_names is None and "on" in parameter_values(snapshot.cmdline, "intel_iommu"):
+        return Usage.UNKNOWN, "intel_iommu=on asks for an IOMMU, and no ACPI tables are in this snapshot"
     unread = sorted(names & {"VIOT", "IORT"})
     if unread and not firmware.maps_ids:
         return Usage.UNKNOWN, f"the ACPI table {unread[0]} could not be read (run as root)"
@@ -284,7 +290,8 @@ def _usage_by_class(snapshot: Snapshot, drivers: frozenset[Driver], firmware: Fi
     if drivers <= FIRMWARE_DESCRIBED | {Driver.OTHER}:
         if firmware.maps_ids and firmware.id_mapping is None:
             return Usage.NOT_USED, f"{listed}, but the firmware leads no PCI function to it"
-        if drivers == {Driver.OTHER} and not firmware.maps_ids:
+        elsewhere = any(group.others for group in snapshot.groups.values())
+        if not firmware.maps_ids and (drivers == {Driver.OTHER} or elsewhere):
             return Usage.UNKNOWN, f"{listed}, and nothing in this snapshot says whether it serves PCI functions"
     return Usage.NO_GROUPS, listed
 
@@ -293,6 +300,17 @@ def parameter_values(cmdline: str | None, name: str) -> list[str]:
     """Every value of a kernel parameter, in the order given: ``intel_iommu=on,igfx_off`` has two."""
     words = (word.partition("=") for word in (cmdline or "").split())
     return [part for key, _, values in words if key == name for part in values.split(",")]
+
+
+def parse_override(cmdline: str) -> tuple[frozenset[Override], frozenset[tuple[int, int]]]:
+    """The tokens and device ids of ``pcie_acs_override=`` on a kernel command line."""
+    values = [word.partition("=")[2] for word in cmdline.split() if word.startswith("pcie_acs_override=")]
+    parts = [part for value in values for part in value.split(",")]
+    ids = (re.fullmatch(r"id:([0-9a-fA-F]{4}):([0-9a-fA-F]{4})", part) for part in parts)
+    return (
+        frozenset(Override(part) for part in parts if part in set(Override)),
+        frozenset((int(found[1], 16), int(found[2], 16)) for found in ids if found),
+    )
 
 
 def _switched_off(driver: Driver, cmdline: str | None) -> str | None:
@@ -314,6 +332,8 @@ def _amd_usage(snapshot: Snapshot) -> tuple[Usage, str]:
         return Usage.NOT_USED, f"the kernel command line switches the IOMMU off ({switch})"
     if any((one.vendor, one.device) == _STONEY_RIDGE_GRAPHICS for one in snapshot.functions):
         return Usage.NOT_USED, "the kernel leaves the IOMMU of Stoney Ridge processors off"
+    if snapshot.cmdline is None:
+        return Usage.UNKNOWN, f"the machine has AMD IOMMUs, {_NO_CMDLINE}"
     return Usage.NO_GROUPS, "the ACPI table IVRS describes an IOMMU that no driver took"
 
 
@@ -322,6 +342,8 @@ def _intel_usage(cmdline: str | None) -> tuple[Usage, str]:
     switch = _switched_off(Driver.INTEL, cmdline)
     if switch is not None:
         return Usage.NOT_USED, f"the kernel command line switches the IOMMU off ({switch})"
+    if cmdline is None:
+        return Usage.UNKNOWN, f"the machine has Intel IOMMUs, {_NO_CMDLINE}"
     if "on" in parameter_values(cmdline, "intel_iommu"):
         return Usage.NO_GROUPS, "the ACPI table DMAR describes IOMMUs and intel_iommu=on asks for them"
     return (

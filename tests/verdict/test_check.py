@@ -13,7 +13,7 @@ from iommud.model.acs import Override
 from iommud.pci import AcsRegisters
 from iommud.snapshot import Complaint, Contradiction, IommuGroup, Snapshot
 from iommud.verdict.findings import Finding, Kind
-from iommud.verdict.pipeline import parse_override
+from iommud.verdict.survey import parse_override
 from iommud.verdict.report import FailOn, Failure, Report, Status, overall_exit_status
 from tests.machines import OFF, ON, Machine, partition
 from tests.verdict.seen import seen, thread
@@ -369,3 +369,84 @@ def test_expected_groups_do_not_depend_on_who_shares_one() -> None:
     wrong = check(seen(thread(), "00:02.0 | 01:00.0 02:00.0"))
 
     assert frozenset(right.expected or ()) == frozenset(wrong.expected or ()) == partition("00:02.0 01:00.0 02:00.0")
+
+
+def test_functions_that_only_an_ungrouped_bridge_could_join_are_not_isolated() -> None:
+    machine = Machine(kernel="6.1")
+    machine.root_port("00:02.0", to=1, acs=ON, driver="pcieport", class_code=0x060400)
+    machine.pcie_to_pci("01:00.0", to=2, class_code=0x088000)
+    machine.conventional("02:01.0", driver="e1000")
+    machine.conventional("02:02.0", driver="e1000")
+
+    report = check(seen(machine, "00:02.0 | 02:01.0 | 02:02.0", iommu="smmu3.0x0"))
+
+    assert (report.status, kinds(report)) == (Status.OK, ["unisolated info"])
+    assert names(only(report).devices) == "02:01.0 02:02.0"
+    assert "requester ID 0000:02:00.0" in only(report).reasons[0].text
+
+
+def test_virtual_functions_can_be_reached_from_an_exposed_physical_one() -> None:
+    machine = Machine()
+    machine.root_port("00:02.0", to=1, acs=ON)
+    machine.endpoint("01:00.0", mf=True)
+    machine.endpoint("01:00.1")
+    machine.vf("01:10.0", of="01:00.0")
+    machine.vf("02:10.0", of="01:00.0")
+
+    found = only(check(seen(machine, "00:02.0 | 01:00.0 01:00.1 | 01:10.0 | 02:10.0")))
+
+    assert (found.kind, names(found.devices)) == ("unisolated", "01:00.0 01:00.1 01:10.0 02:10.0")
+
+
+def test_the_override_is_seen_at_work_beside_another_defect() -> None:
+    machine = Machine()
+    machine.root_port("00:02.0", to=1)
+    machine.endpoint("01:00.0")
+    machine.endpoint("00:03.0")
+    machine.endpoint("00:04.0")
+
+    report = check(
+        seen(machine, "00:02.0 | 01:00.0 | 00:03.0 00:04.0", cmdline="pcie_acs_override=downstream,multifunction")
+    )
+
+    assert kinds(report) == ["merged info", "unisolated info"]
+
+
+def test_a_kernel_that_is_not_known_may_wait_for_drivers() -> None:
+    machine = Machine()
+    machine.rciep("00:00.0", class_code=0x060000)
+    machine.endpoint("00:03.0", driver="e1000e")
+
+    report = check(seen(machine, "00:03.0", iommu="smmu3.0x0", kernel_release=None))
+
+    assert (report.findings, names(tuple(one for one, _ in report.without))) == ((), "00:00.0")
+
+
+def test_a_function_of_which_a_capture_holds_nothing_is_not_missed() -> None:
+    machine = Machine()
+    machine.endpoint("00:03.0")
+    machine.endpoint("00:04.0")
+    machine.change("00:04.0", vendor=None, device=None)
+
+    assert check(seen(machine, "00:03.0")).findings == ()
+
+
+def test_an_iommu_that_serves_other_devices_alone_is_undecidable_without_firmware() -> None:
+    machine = Machine()
+    machine.endpoint("00:03.0")
+    group = IommuGroup(number=0, members=(), others=("arm-smmu-user",))
+
+    report = check(replace(seen(machine, "", iommu="smmu3.0x0"), groups={0: group}))
+
+    assert report.status is Status.UNDECIDABLE
+
+
+def test_ties_that_hinge_on_the_kernel_version_say_so() -> None:
+    machine = Machine(kernel="6.1")
+    machine.root_port("00:02.0", to=1, acs=ON)
+    machine.pcie_to_pci("01:00.0", to=2, ids="1a03:1150")
+    machine.conventional("02:00.0")
+
+    found = only(check(seen(machine, "00:02.0 | 01:00.0 | 02:00.0")))
+
+    assert all("by the device tables of 6.1" in reason.text for reason in found.reasons)

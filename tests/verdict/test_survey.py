@@ -85,7 +85,9 @@ def test_the_driver_is_known_by_the_name_of_its_entry(name: str, driver: Driver)
     ("tables", "cmdline", "usage", "reason"),
     [
         ({}, None, Usage.NOT_USED, "neither the kernel nor the firmware"),
-        (DMAR, None, Usage.NOT_USED, "the kernel was not asked"),
+        (DMAR, None, Usage.UNKNOWN, "which is not in this snapshot"),
+        (DMAR, "quiet", Usage.NOT_USED, "the kernel was not asked"),
+        ({}, "intel_iommu=on", Usage.NOT_USED, "neither the kernel nor the firmware"),
         (DMAR, "quiet intel_iommu=igfx_off", Usage.NOT_USED, "the kernel was not asked"),
         (DMAR, "intel_iommu=on", Usage.NO_GROUPS, "intel_iommu=on asks for them"),
         (DMAR, "intel_iommu=on,sm_on iommu=pt", Usage.NO_GROUPS, "intel_iommu=on asks for them"),
@@ -109,7 +111,8 @@ def test_the_driver_is_known_by_the_name_of_its_entry(name: str, driver: Driver)
             Usage.NOT_USED,
             "the kernel command line switches the IOMMU off (iommu=off)",
         ),
-        (IVRS, None, Usage.NO_GROUPS, "the ACPI table IVRS describes an IOMMU that no driver took"),
+        (IVRS, None, Usage.UNKNOWN, "which is not in this snapshot"),
+        (IVRS, "quiet", Usage.NO_GROUPS, "the ACPI table IVRS describes an IOMMU that no driver took"),
         (IVRS, "iommu=pt", Usage.NO_GROUPS, "the ACPI table IVRS describes"),
         (IVRS, "amd_iommu=off", Usage.NOT_USED, "the kernel command line switches the IOMMU off (amd_iommu=off)"),
         (
@@ -220,7 +223,7 @@ def test_an_unknown_iommu_without_firmware_leaves_the_question_open() -> None:
     ],
 )
 def test_tables_that_only_their_names_show(names: set[str], usage: Usage, reason: str) -> None:
-    found = platform(table_names=frozenset(names))
+    found = platform(table_names=frozenset(names), cmdline="quiet")
 
     assert found.usage is usage
     assert reason in found.usage_reason
