@@ -42,6 +42,8 @@ class CaptureNote:
     complete: bool
     """Every attribute that the machine has for a function, and iommud reads, is here: what is absent was absent."""
     left_out: frozenset[LeftOut] = frozenset()
+    woken: bool = False
+    """Sleeping functions were woken and read, so their config space is here although they were asleep before."""
 
     def encode(self) -> bytes:
         """The note as JSON, for people too."""
@@ -53,6 +55,7 @@ class CaptureNote:
             "complete": self.complete,
             "blanked": list(_BLANKED),
             "left_out": sorted(self.left_out),
+            "woken": self.woken,
         }
         return (json.dumps(facts, indent=1) + "\n").encode()
 
@@ -71,7 +74,11 @@ class CaptureNote:
             return None
         listed = facts.get("left_out")
         names = listed if isinstance(listed, list) else []
-        return cls(complete=facts.get("complete") is True, left_out=frozenset(one for one in LeftOut if one in names))
+        return cls(
+            complete=facts.get("complete") is True,
+            left_out=frozenset(one for one in LeftOut if one in names),
+            woken=facts.get("woken") is True,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

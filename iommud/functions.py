@@ -39,6 +39,8 @@ class FunctionReader:
         note = None if tree.live else CaptureNote.decode(tree.read(NOTE_PATH))
         self.whole = tree.live or (note is not None and note.complete)
         """Whether every attribute and link that the machine has can be seen: not so in captures of other makers."""
+        self.woken = note is not None and note.woken
+        """Whether sleeping functions were woken for this capture: reading them then wakes nobody."""
 
     def identity(self, address: Address, entry: str) -> PciFunction | None:
         """What sysfs tells of a function without config space; None if it is gone."""

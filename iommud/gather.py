@@ -102,12 +102,12 @@ class _Gathering:
         self._device_tree(source)
         self._proc()
         self._log(log)
-        self._note(source)
+        self._note(source, woken=wake or (source is not None and source.woken))
         return self.root, self.summary
 
     def _bus(self, wake: bool) -> None:
         reader = FunctionReader(self.tree)
-        sleep = Sleep(self.tree, reader.paths, wake=wake)
+        sleep = Sleep(self.tree, reader.paths, wake=wake or reader.woken)
         found = {function.address: function for function in identities(self.tree, reader, sleep)[0]}
         self._put("sys/bus/pci", {})
         names = self.tree.list(_DEVICES)
@@ -247,12 +247,12 @@ class _Gathering:
         self.summary.log_lines = len(lines)
         self._put(LOG_PATH, "".join(f"{line}\n" for line in lines).encode())
 
-    def _note(self, source: CaptureNote | None) -> None:
+    def _note(self, source: CaptureNote | None, *, woken: bool) -> None:
         if self.summary.asleep:
             self.summary.left_out |= {LeftOut.SLEEPING}
         # A copy of a machine may have lost attributes on the way, unless it was made by this very code.
         complete = self.tree.live or (source is not None and source.complete)
-        self._put(NOTE_PATH, CaptureNote(complete=complete, left_out=self.summary.left_out).encode())
+        self._put(NOTE_PATH, CaptureNote(complete=complete, left_out=self.summary.left_out, woken=woken).encode())
 
     def _put(self, path: str, node: Node) -> None:
         """Put a node in its place, unless a tree that contradicts itself has something else there already."""

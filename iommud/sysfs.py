@@ -50,7 +50,7 @@ def take_snapshot(
     version_line = tree.text("proc/version")
     found = kernel or identify(release, version_line)
     reader = reader or FunctionReader(tree)
-    sleep = Sleep(tree, reader.paths, wake=wake)
+    sleep = Sleep(tree, reader.paths, wake=wake or reader.woken)
     functions, vanished = identities(tree, reader, sleep)
     quirks = Quirks.bundled(found.version)
     planned = plan_reads(functions, quirks, thorough=thorough)

@@ -19,6 +19,7 @@ from iommud.capture_note import NOTE_PATH, CaptureNote, CaptureSummary, LeftOut
 from iommud.errors import SourceError
 from iommud.files import ConfigFile, Tree
 from iommud.kernel_log import read_kernel_log
+from iommud.pci import Gap
 from iommud.snapshot import Snapshot
 from iommud.sysfs import take_snapshot
 from iommud.tree import DirectoryTree, LiveTree
@@ -532,3 +533,22 @@ def test_a_closed_pipe_is_left_to_the_caller(writer: TreeWriter, monkeypatch: py
         monkeypatch.setattr(sys, "stdout", Standard(stream))
         with pytest.raises(BrokenPipeError):
             capture_to_path(tree_of(writer), "-")
+
+
+def test_what_was_woken_for_a_capture_counts_as_read(tmp_path: Path) -> None:
+    machine = TreeWriter(tmp_path / "machine")
+    for number in ("1", "2"):
+        machine.function(
+            f"0000:00:03.{number}", config=config_space(0, (0x1D, 0x1D)), power_state="D3cold", max_link_width="1"
+        )
+    tree = DirectoryTree(str(machine.root))
+
+    asleep, woken = io.BytesIO(), io.BytesIO()
+    write_capture(tree, asleep)
+    write_capture(tree, woken, wake=True)
+
+    gaps = [
+        {one.config.gap for one in take_snapshot(read_archive(io.BytesIO(stream.getvalue()), "x")).functions}
+        for stream in (asleep, woken)
+    ]
+    assert gaps == [{Gap.ASLEEP}, {None}]
