@@ -85,6 +85,15 @@ def _log_if_needed(tree: Tree, functions: list[PciFunction], quirks: Quirks) -> 
     return read_kernel_log(tree)
 
 
+def with_evidence(tree: Tree, snapshot: Snapshot) -> Snapshot:
+    """The snapshot with what tells causes: the kernel log, and the names of the loaded modules."""
+    from iommud.kernel_log import read_kernel_log  # noqa: PLC0415 - machines that are right never need it
+
+    lines = tree.text("proc/modules")
+    modules = None if lines is None else tuple(line.split(maxsplit=1)[0] for line in lines.splitlines() if line.split())
+    return replace(snapshot, modules=modules, log=snapshot.log or read_kernel_log(tree))
+
+
 def identities(tree: Tree, reader: FunctionReader, sleep: Sleep) -> tuple[list[PciFunction], tuple[Contradiction, ...]]:
     """All functions with their place in the hierarchy, without config space, and those that are gone by now."""
     functions: list[PciFunction] = []

@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from iommud import check, read_sysfs
 from iommud.address import Address
+from iommud.api import check_sysfs
 from iommud.data import data_text
 from iommud.render.json import render_json, report_document
 from iommud.render.style import Style
@@ -26,7 +26,7 @@ NAMES = [path.name.removesuffix(".tar.gz") for path in ARCHIVES]
 @cache
 def report_of(name: str) -> Report:
     path = next(path for path in ARCHIVES if path.name == f"{name}.tar.gz")
-    return check(read_sysfs(str(path)))
+    return check_sysfs(str(path))
 
 
 def addresses(text: str) -> list[str]:

@@ -10,11 +10,10 @@ from typing import Any
 import typer
 
 from iommud.address import Address
-from iommud.api import read_sysfs
+from iommud.api import check_sysfs
 from iommud.cli.checking import kernel_requested, names_for
 from iommud.cli.options import Colour, ShowFormat
 from iommud.cli.output import emit, output_style
-from iommud.verdict.pipeline import check
 from iommud.verdict.report import Report
 
 
@@ -31,7 +30,7 @@ class Machine:
     def report(self) -> Report:
         """Read and check it, with the registers that people want to see. Raises SourceError if it cannot be read."""
         kernel = kernel_requested(self.kernel)
-        snapshot = read_sysfs(
+        return check_sysfs(
             self.source,
             sysfs=self.sysfs,
             procfs=self.procfs,
@@ -39,7 +38,6 @@ class Machine:
             wake=self.wake,
             thorough=True,
         )
-        return check(snapshot, kernel=kernel)
 
 
 def show_tree(machine: Machine, format_: ShowFormat, colour: Colour) -> int:

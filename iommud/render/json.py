@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from iommud.address import Address
+from iommud.causes.cause import Cause
 from iommud.model.groups import Group
 from iommud.verdict.findings import Finding
 from iommud.verdict.report import Acceptance, Failure, Report, Result
@@ -54,8 +55,8 @@ def report_document(report: Report) -> dict[str, Any]:
         "config_space": {"complete": report.config_complete, "dwords_read": report.config_reads},
         "functions": report.functions,
         "groups": _groups(report),
-        "findings": [_finding(one) for one in report.findings],
-        **({"accepted": [_accepted(one) for one in report.accepted]} if report.accepted else {}),
+        "findings": [_finding(report, one) for one in report.findings],
+        **({"accepted": [_accepted(report, one) for one in report.accepted]} if report.accepted else {}),
         "notes": list(report.notes),
     }
 
@@ -76,7 +77,7 @@ def _groups(report: Report) -> dict[str, Any]:
     return found
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(report: Report, finding: Finding) -> dict[str, Any]:
     return {
         "id": finding.id,
         "kind": finding.kind.value,
@@ -85,12 +86,25 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "groups": _partition(finding.groups),
         "expected": _partition(finding.expected),
         "reasons": [{"text": one.text, "reference": one.reference} for one in finding.reasons],
+        "causes": [_cause(one) for one in report.causes.get(finding.id, ())],
     }
 
 
-def _accepted(acceptance: Acceptance) -> dict[str, Any]:
+def _cause(cause: Cause) -> dict[str, Any]:
+    return {
+        "id": cause.id.value,
+        "summary": cause.summary,
+        "evidence": list(cause.evidence),
+        "since": cause.since,
+        "until": cause.until,
+        "remedy": cause.remedy,
+        "basis": cause.basis.value,
+    }
+
+
+def _accepted(report: Report, acceptance: Acceptance) -> dict[str, Any]:
     accepted = {"reason": acceptance.reason, "until": acceptance.until.isoformat()}
-    return {**_finding(acceptance.finding), "accepted": accepted}
+    return {**_finding(report, acceptance.finding), "accepted": accepted}
 
 
 def _addresses(addresses: Iterable[Address]) -> list[str]:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from iommud.address import Address
+from iommud.causes.cause import Cause
 from iommud.render.style import Role, Style, role_of, role_of_status
 from iommud.render.view import Naming, View
 from iommud.render.words import (
+    cause_notes,
     firmware_notes,
     headline,
     kernel_note,
@@ -77,9 +79,28 @@ def _finding(view: View, finding: Finding, style: Style, *, verbose: bool) -> It
         yield from _reason(reason, style, verbose=verbose)
     if len(finding.reasons) > shown:
         yield f"  - and {plural(len(finding.reasons) - shown, 'further reason')} (--verbose)"
+    yield from _causes(view, finding, style, verbose=verbose)
     yield "  " + style.paint(f"see {page(finding.kind)}", Role.QUIET)
     if verbose:
         yield "  " + style.paint(f"id {finding.id}", Role.QUIET)
+
+
+def _causes(view: View, finding: Finding, style: Style, *, verbose: bool) -> Iterator[str]:
+    causes = view.report.causes.get(finding.id, ())
+    if not causes and finding.calls_for_cause:
+        yield "  unexplained: no cause that iommud knows gives exactly these groups"
+    for cause in causes:
+        yield from style.wrapped(style.clean(f"because {cause.summary}"), first="  ", rest="      ")
+        yield from _details(cause, style) if verbose else ()
+        yield from style.wrapped(style.clean(f"what to do: {cause.remedy}"), first="    ", rest="      ")
+
+
+def _details(cause: Cause, style: Style) -> Iterator[str]:
+    for line in cause.evidence:
+        yield from style.wrapped(style.clean(line), first="    - ")
+    for note in cause_notes(cause):
+        for line in style.wrapped(note, first="    ", rest="      "):
+            yield style.paint(line, Role.QUIET)
 
 
 def _accepted(view: View) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from iommud.address import Address
+from iommud.causes.cause import Cause
 from iommud.errors import visible
 from iommud.kernel import Kernel
 from iommud.render.view import View
@@ -16,6 +17,14 @@ from iommud.verdict.report import Report, Status
 LISTED = 4
 """Addresses that a sentence names before it counts the rest."""
 _LONGEST_RELEASE = 60
+
+
+def cause_notes(cause: Cause) -> Iterator[str]:
+    """Which releases a cause is bound to, what naming it rests on, and where more is written."""
+    spans = (("since", cause.since), ("until", cause.until))
+    bound = ", ".join(f"{word} {release}" for word, release in spans if release is not None)
+    yield f"cause {cause.id} (basis: {cause.basis}){f', {bound}' if bound else ''}"
+    yield f"see docs/causes/{cause.id}.md"
 
 
 def page(kind: Kind) -> str:

@@ -76,6 +76,15 @@ class Finding:
         lead = str(min(self.devices)) if self.devices else "machine"
         return f"{self.kind}:{lead}:{_digest(about):08x}"
 
+    @property
+    def calls_for_cause(self) -> bool:
+        """Whether it says that the kernel did what the topology does not demand; other findings have no cause."""
+        if self.kind is Kind.UNISOLATED:
+            return self.subject == "override"
+        if self.kind is Kind.UNDECIDABLE:
+            return not self.devices
+        return self.kind is not Kind.INCONSISTENT
+
 
 def _digest(text: str) -> int:
     """FNV-1a, 32 bits: short, stable and without a cryptographic library to load."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from iommud.address import Address
 from iommud.kernel import Kernel, identify
-from iommud.model.acs import AcsModel, AcsState, Override
+from iommud.model.acs import AcsModel, AcsState
 from iommud.model.aliases import Aliases
 from iommud.model.groups import Closure, Group, GroupingModel
 from iommud.model.quirks import Quirks
@@ -23,7 +23,7 @@ from iommud.verdict.isolation import IsolationReview
 from iommud.verdict.reasons import GAP_TEXTS, REMEDIES, Explainer
 from iommud.verdict.report import Analysis, Report
 from iommud.verdict.scope import Excuse, Scope
-from iommud.verdict.survey import Platform, Usage, driver_of, survey
+from iommud.verdict.survey import Platform, Usage, driver_of, parse_override, survey
 
 _FIXED_ALIAS = re.compile(
     r"pci ([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]): Enabling fixed DMA alias to ([0-9a-f]{2})\.([0-7])"
@@ -31,11 +31,26 @@ _FIXED_ALIAS = re.compile(
 _LISTED_LIMIT = 8
 
 
-def check(snapshot: Snapshot, *, kernel: Kernel | None = None) -> Report:
-    """Recompute the IOMMU groups of a snapshot, compare them with the kernel's, and report.
+def check(
+    snapshot: Snapshot, *, kernel: Kernel | None = None, evidence: Callable[[Snapshot], Snapshot] | None = None
+) -> Report:
+    """Recompute the IOMMU groups of a snapshot, compare them with the kernel's, and report, with causes.
 
-    ``kernel`` overrides the kernel that the snapshot names.
+    ``kernel`` overrides the kernel that the snapshot names. ``evidence`` is asked only if there is something to
+    explain: it gives the snapshot with the kernel log and the modules.
     """
+    report = _judged(snapshot, kernel)
+    if report.analysis is None or not any(one.calls_for_cause for one in report.findings):
+        return report
+    from iommud.causes.explain import explain_causes  # noqa: PLC0415 - machines that are right never need it
+
+    if evidence is not None:
+        report = replace(report, analysis=replace(report.analysis, snapshot=evidence(snapshot)))
+    return explain_causes(report)
+
+
+def _judged(snapshot: Snapshot, kernel: Kernel | None) -> Report:
+    """The report without causes."""
     found = kernel or identify(snapshot.kernel_release, snapshot.kernel_version)
     topology = Topology.of(snapshot, Quirks.bundled(found.version))
     platform = survey(snapshot, found)
@@ -130,11 +145,14 @@ class _Check:
         if not tokens and not ids:
             return plain
         overridden = replace(plain, override=tokens, override_ids=ids)
-        return overridden if self._fits(overridden) and not self._fits(plain) else plain
+        return overridden if self._splits(overridden) < self._splits(plain) else plain
 
-    def _fits(self, state: AcsState) -> bool:
+    def _splits(self, state: AcsState) -> int:
+        """How many expected groups the kernel has in several groups."""
         closure = self._model(state).expected()
-        return set(closure.restricted_to(self.actual.number_of.__contains__)) == set(self.actual.groups)
+        numbers = self.actual.number_of
+        places = ({numbers[one] for one in group if one in numbers} for group in closure.groups)
+        return sum(len(found) > 1 for found in places)
 
     def _judged(self, report: Report) -> Report:
         state = self._state()
@@ -276,14 +294,3 @@ def _logged_aliases(snapshot: Snapshot) -> Mapping[Address, frozenset[int]]:
             devfn = int(match[2], 16) << 3 | int(match[3])
             found[address] = found.get(address, frozenset()) | {devfn & 0xFF}
     return found
-
-
-def parse_override(cmdline: str) -> tuple[frozenset[Override], frozenset[tuple[int, int]]]:
-    """The tokens and device ids of ``pcie_acs_override=`` on a kernel command line."""
-    values = [word.partition("=")[2] for word in cmdline.split() if word.startswith("pcie_acs_override=")]
-    parts = [part for value in values for part in value.split(",")]
-    ids = (re.fullmatch(r"id:([0-9a-fA-F]{4}):([0-9a-fA-F]{4})", part) for part in parts)
-    return (
-        frozenset(Override(part) for part in parts if part in set(Override)),
-        frozenset((int(found[1], 16), int(found[2], 16)) for found in ids if found),
-    )

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from iommud.address import Address
@@ -20,6 +20,8 @@ from iommud.verdict.survey import Platform
 
 if TYPE_CHECKING:
     from datetime import date
+
+    from iommud.causes.cause import Cause
 
 
 class Status(enum.StrEnum):
@@ -88,6 +90,8 @@ class Report:
     without: tuple[tuple[Address, Excuse], ...] = ()
     """Functions that rightly have no group, and why."""
     findings: tuple[Finding, ...] = ()
+    causes: Mapping[str, tuple[Cause, ...]] = field(default_factory=dict)
+    """By the id of a finding its causes, the one that assumes least first; a finding without any is unexplained."""
     accepted: tuple[Acceptance, ...] = ()
     """Findings that do not count, and are shown as what they are; none of them is in ``findings``."""
     notes: tuple[str, ...] = ()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bridges without a group: no driver matched them, or the VIOT code took their record for another function's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from iommud.address import Address
+from iommud.causes.cause import CauseId
+from iommud.causes.facts import Facts
+from iommud.causes.hypothesis import Hypothesis, Telling, has_defect, listed
+from iommud.causes.search import Proof
+from iommud.causes.world import World
+from iommud.pci import CLASS_PCI_BRIDGE
+from iommud.snapshot import PciFunction
+from iommud.verdict.findings import Finding
+from iommud.verdict.survey import parameter_values
+
+_CLASS_EVENT_COLLECTOR = 0x0807
+_PORT_DRIVER = "pcieport"
+
+
+def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
+    """Bridges that nobody probed, and bridges that the VIOT code left out."""
+    yield from _not_probed(facts, finding)
+    yield from _viot_alias(facts, finding)
+
+
+def _not_probed(facts: Facts, _finding: Finding) -> Iterator[Hypothesis]:
+    """The port driver's table matches every bridge, so none is left out where the driver is there at all."""
+    if not facts.order_matters or _has_port_driver(facts):
+        return
+    bridges = [one for one in facts.snapshot.functions if _matches_port_driver(one) and one.driver is None]
+    left = frozenset(one.address for one in bridges if _lacks_group(facts, one.address))
+    if left and not any(one.address in facts.numbers for one in bridges):
+        yield Hypothesis(CauseId.BRIDGES_NOT_PROBED, World(unprobed=left), lambda proof: _tell_not_probed(facts, proof))
+
+
+def _has_port_driver(facts: Facts) -> bool:
+    return any(one.driver == _PORT_DRIVER for one in facts.snapshot.functions)
+
+
+def _matches_port_driver(function: PciFunction) -> bool:
+    """``port_pci_ids``, drivers/pci/pcie/portdrv.c."""
+    return (function.class_code or 0) >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR)
+
+
+def _lacks_group(facts: Facts, address: Address) -> bool:
+    return address not in facts.numbers and facts.should_join(address)
+
+
+def _tell_not_probed(facts: Facts, proof: Proof) -> Telling:
+    compat = "compat" in parameter_values(facts.cmdline, "pcie_ports")
+    why = (
+        "pcie_ports=compat keeps the PCIe port driver away" if compat else "this kernel has no PCIe port driver at work"
+    )
+    remedy = "take pcie_ports=compat off the kernel command line" if compat else "use a kernel with CONFIG_PCIEPORTBUS"
+    return Telling(
+        f"no driver matched {listed(proof.without)}, and before 6.15 that is what gives a bridge its group",
+        (why, f"no function is bound to {_PORT_DRIVER}"),
+        f"{remedy}, or run Linux 6.15 or later",
+        "probe-order",
+    )
+
+
+def _viot_alias(facts: Facts, _finding: Finding) -> Iterator[Hypothesis]:
+    """``viot_pci_dev_iommu_init()`` before commit 47d26684185d."""
+    kernel = facts.kernel
+    if facts.platform.firmware.viot is None or not kernel.at_least(5, 14) or kernel.at_least(6, 4):
+        return
+    left = frozenset(one.address for one in facts.snapshot.functions if _is_left_by_viot(facts, one))
+    if left:
+        yield Hypothesis(CauseId.VIOT_ALIAS_BUG, World(unprobed=left), lambda proof: _tell_viot(facts, proof))
+
+
+def _is_left_by_viot(facts: Facts, bridge: PciFunction) -> bool:
+    """An alias-taking bridge without a group between a port and a function that have one."""
+    if facts.model.aliases.bridge_alias(bridge) is None or not _lacks_group(facts, bridge.address):
+        return False
+    bus = facts.topology.buses.get((bridge.address.domain, bridge.secondary_bus or 0))
+    below = bus is not None and bus.bridge is not None and any(one.address in facts.numbers for one in bus.functions)
+    above = facts.topology.above(bridge)
+    return below and all(one.address in facts.numbers or _is_left_by_viot(facts, one) for one in above[:1])
+
+
+def _tell_viot(facts: Facts, proof: Proof) -> Telling:
+    left = listed(one for one in proof.without if facts.model.aliases.bridge_alias(facts.function(one)) is not None)
+    evidence = [
+        "the VIOT table describes the IOMMU",
+        f"{left} has no group, though the port above and a function below have",
+    ]
+    if has_defect(facts, "viot-alias-record") is not True:
+        evidence.append(
+            f"stable kernels of the {facts.kernel.version[0]}.{facts.kernel.version[1]} series have the fix "
+            f"since May 2023; {facts.kernel.text} behaves as if it had not"
+        )
+    return Telling(
+        f"the kernel wrote the aliases of what lies below {left} into the bridge's own record, and left the bridge out",
+        tuple(evidence),
+        "run Linux 6.4 or later, or a newer stable kernel; until then put the functions on PCIe ports of their own",
+        "viot-alias-record",
+    )
