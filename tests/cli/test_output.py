@@ -233,6 +233,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("report", "old")]
 
 
+@pytest.mark.timeout(60)
 def test_a_named_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
