@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench image guest setup clean
+.PHONY: check demo format update-golden mutation bench image guest guest-matrix setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -33,6 +33,9 @@ image: setup ## build the container image's file system by its recipe and run it
 
 guest: setup ## boot six guests with real kernels under QEMU; fetched from Debian at first use (docs/guest-lab.md)
 	.venv/bin/pytest -m guest tests/guest
+
+guest-matrix: setup ## boot every cell of the matrix, from where it was left, into docs/kernel-matrix.md (an hour or two)
+	.venv/bin/python -m tests.guest.run matrix
 
 clean: ## remove all that the above has made
 	rm -rf .venv .cache mutants build dist

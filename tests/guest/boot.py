@@ -33,6 +33,8 @@ from tests.guest.steps import init_script, requests
 from tests.guest.supplies import Emulator, Kernel, Supplies
 
 SECONDS_TO_END = 10
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+"""Every QEMU that this process has started and not yet ended."""
 
 
 class Outcome(enum.StrEnum):
@@ -110,6 +112,7 @@ def _run(cell: Cell, files: Files, kernel: Kernel, emulator: Emulator) -> Boot:
         env=environment,
         start_new_session=True,
     )
+    _RUNNING.add(process)
     channel, errors = Channel(), bytearray()
     lines: queue.Queue[bytes | None] = queue.Queue()
     assert process.stdout
@@ -216,12 +219,19 @@ def _end(process: subprocess.Popen[bytes], readers: list[threading.Thread]) -> N
     if process.poll() is None:
         process.kill()
     process.wait()
+    _RUNNING.discard(process)
     for reader in readers:
         reader.join(SECONDS_TO_END)
     for stream in (process.stdin, process.stdout, process.stderr):
         with contextlib.suppress(OSError):
             if stream:
                 stream.close()
+
+
+def end_all() -> None:
+    """End every QEMU that is still running, those of other threads included."""
+    for process in tuple(_RUNNING):
+        process.kill()
 
 
 def _lines_into(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> Callable[[], None]:

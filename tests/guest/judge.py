@@ -39,6 +39,8 @@ class Result:
     """iommud's verdict inside the guest."""
     findings: tuple[str, ...] = ()
     """The kinds of its findings, sorted, once each time that they were found."""
+    agrees: bool | None = None
+    """Whether the kernel's groups are those of the model, no function missing. None: the model says none."""
     groups: tuple[tuple[str, ...], ...] = ()
     """The kernel's groups."""
     ungrouped: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ class Result:
             return f"{self.outcome}: {self.words}"
         if self.disagreements:
             return f"inside and outside differ in {', '.join(self.disagreements)}"
-        return in_words(self.status, self.findings)
+        return in_words(self.status, self.findings, agrees=self.agrees)
 
     def encode(self) -> str:
         """One line of JSON."""
@@ -92,7 +94,7 @@ def judge(cell: Cell, boot: Boot, keep: Path) -> Result:
     outside = {label: _outside(directory / f"{label}.tar.gz") for label in inside}
     different = [f"{one}/{name}" for one in inside for name in disagreements(inside[one], outside[one])]
     facts = {label: facts_of(document) for label, document in inside.items()}
-    looks = tuple(f"{one}: {in_words(found['status'], found['findings'])}" for one, found in facts.items())
+    looks = tuple(f"{one}: {_look_in_words(found)}" for one, found in facts.items())
     return replace(result, **facts[END], looks=looks, disagreements=tuple(different))
 
 
@@ -101,10 +103,14 @@ def labels(boot: Boot) -> list[str]:
     return list(dict.fromkeys([*(name.partition("/")[0] for name in boot.channel.files), END]))
 
 
-def in_words(status: str, findings: Iterable[str]) -> str:
-    """An answer in a few words."""
-    kinds = _counted(findings)
-    return ", ".join(kinds) or {"ok": "model = kernel", "no-iommu": "no IOMMU in use"}.get(status, status)
+def in_words(status: str, findings: Iterable[str], *, agrees: bool | None) -> str:
+    """An answer in a few words: ``model = kernel`` where that is so, and every kind of finding."""
+    if status == "no-iommu":
+        return "no IOMMU in use"
+    kinds = ", ".join(_counted(findings))
+    if agrees:
+        return f"model = kernel ({kinds})" if kinds else "model = kernel"
+    return kinds or status
 
 
 def disagreements(inside: Mapping[str, Any], outside: Mapping[str, Any]) -> list[str]:
@@ -116,7 +122,10 @@ def disagreements(inside: Mapping[str, Any], outside: Mapping[str, Any]) -> list
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """What a result keeps of an answer."""
     groups = document.get("groups") or {}
+    expected = groups.get("expected")
+    agrees = None if expected is None else groups["actual"] == expected and not groups["ungrouped"]
     return {
+        "agrees": agrees,
         "status": document.get("status", ""),
         "findings": tuple(sorted(one["kind"] for one in document.get("findings", ()))),
         "groups": tuple(tuple(group) for group in groups.get("actual") or ()),
@@ -149,6 +158,10 @@ def _keep(boot: Boot, directory: Path) -> None:
     for name, sent in boot.channel.files.items():
         label, _, kind = name.partition("/")
         (directory / f"{label}.{suffixes.get(kind, kind)}").write_bytes(sent.content)
+
+
+def _look_in_words(facts: Mapping[str, Any]) -> str:
+    return in_words(facts["status"], facts["findings"], agrees=facts["agrees"])
 
 
 def _counted(kinds: Iterable[str]) -> list[str]:

@@ -195,16 +195,36 @@ def test_a_result_is_read_back_as_it_was_written(result: Result) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "findings", "words"),
+    ("status", "findings", "agrees", "words"),
     [
-        ("ok", (), "model = kernel"),
-        ("no-iommu", (), "no IOMMU in use"),
-        ("findings", ("split", "ungrouped", "ungrouped"), "split, ungrouped x 2"),
-        ("undecidable", (), "undecidable"),
+        ("ok", (), True, "model = kernel"),
+        ("ok", ("unisolated",), True, "model = kernel (unisolated)"),
+        ("no-iommu", (), None, "no IOMMU in use"),
+        ("findings", ("split", "ungrouped", "ungrouped"), False, "split, ungrouped x 2"),
+        ("undecidable", (), None, "undecidable"),
     ],
 )
-def test_an_answer_is_summed_up_in_a_few_words(status: str, findings: tuple[str, ...], words: str) -> None:
-    assert in_words(status, findings) == words
+def test_an_answer_is_summed_up_in_a_few_words(
+    status: str, findings: tuple[str, ...], agrees: bool | None, words: str
+) -> None:
+    assert in_words(status, findings, agrees=agrees) == words
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "ungrouped", "agrees"),
+    [
+        ([["a"]], [["a"]], [], True),
+        ([["a"], ["b"]], [["a", "b"]], [], False),
+        ([["a"]], [["a"]], ["b"], False),
+        ([["a"]], None, [], None),
+    ],
+)
+def test_the_kernel_agrees_where_its_groups_are_the_expected_ones_and_none_is_missing(
+    actual: list[list[str]], expected: list[list[str]] | None, ungrouped: list[str], agrees: bool | None
+) -> None:
+    document = {"status": "ok", "groups": {"actual": actual, "expected": expected, "ungrouped": ungrouped}}
+
+    assert facts_of(document)["agrees"] is agrees
 
 
 def test_a_result_says_first_what_kept_it_from_an_answer() -> None:
@@ -218,6 +238,7 @@ def test_a_result_says_first_what_kept_it_from_an_answer() -> None:
 
 def test_the_facts_of_a_failed_answer_are_empty() -> None:
     assert facts_of({"status": "error", "groups": None, "findings": []}) == {
+        "agrees": None,
         "status": "error",
         "findings": (),
         "groups": (),

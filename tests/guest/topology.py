@@ -86,7 +86,10 @@ def pci_bridge(name: str, bus: str, slot: int, chassis: int) -> Device:
 
 
 def switch(name: str, bus: str, ports: int) -> Devices:
-    """A switch: its upstream port, and downstream ports named ``<name>d0``, ``<name>d1``... each with ACS."""
+    """A switch: its upstream port, and downstream ports named ``<name>d0``, ``<name>d1``...
+
+    QEMU's downstream ports have no ACS capability, and it has no others.
+    """
     upstream = Device(model="x3130-upstream", name=name, bus=bus)
     return (
         upstream,
@@ -115,7 +118,8 @@ def _behind_a_bridge(port: Device, *endpoints: Device) -> Devices:
     return (port, pcie_to_pci_bridge("br", "rp"), *endpoints)
 
 
-def _nics(*slots: int) -> Devices:
+def _nics(*slots: int | None) -> Devices:
+    """NICs behind the bridge. Without a slot QEMU takes the first: 0, or 1 where a hot-plug controller needs 0."""
     return tuple(endpoint("e1000", "br", slot) for slot in slots)
 
 
@@ -130,13 +134,13 @@ def _many() -> Devices:
 
 TOPOLOGIES: Mapping[str, Devices] = {
     "no-port": (),
-    "founding": _behind_a_bridge(intel_root_port("rp", 2), *_nics(0)),
-    "founding-acs": _behind_a_bridge(root_port("rp", 2), *_nics(0)),
+    "founding": _behind_a_bridge(intel_root_port("rp", 2), *_nics(None)),
+    "founding-acs": _behind_a_bridge(root_port("rp", 2), *_nics(None)),
     "founding-slot-1": _behind_a_bridge(root_port("rp", 2), *_nics(1)),
-    "founding-vga": (Device(model="VGA", slot=1), *_behind_a_bridge(intel_root_port("rp", 2), *_nics(0))),
+    "founding-vga": (Device(model="VGA", slot=1), *_behind_a_bridge(intel_root_port("rp", 2), *_nics(None))),
     "two-nics-0-1": _behind_a_bridge(root_port("rp", 2), *_nics(0, 1)),
     "two-nics-1-2": _behind_a_bridge(root_port("rp", 2), *_nics(1, 2)),
-    "virtio-net-behind-bridge": _behind_a_bridge(intel_root_port("rp", 2), endpoint("virtio-net-pci", "br", 0)),
+    "virtio-net-behind-bridge": _behind_a_bridge(intel_root_port("rp", 2), endpoint("virtio-net-pci", "br")),
     "nested-bridges": (
         pci_bridge("b1", ROOT_BUS, 3, 1),
         endpoint("e1000", "b1", 1),

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cells of the big run: every two values of its dimensions meet in one, and the named cells come on top."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.guest.cells import NAMED
+from tests.guest.machine import Architecture, Cell, Firmware, Iommu, LoadOrder
+from tests.guest.pairwise import pairwise
+from tests.guest.steps import EnableVirtualFunctions, Step
+from tests.guest.supplies import KERNELS, QEMUS
+from tests.guest.topology import TOPOLOGIES
+
+MOST_BOOTS = 400
+LIST = Path(__file__).parent / "matrix-cells.txt"
+"""The names of the cells, committed so that a change of the plan shows."""
+
+
+class Platform(NamedTuple):
+    """What must fit together: an architecture, its firmware, and an IOMMU."""
+
+    architecture: Architecture
+    firmware: Firmware
+    iommu: Iommu
+
+
+PLATFORMS = (
+    *(Platform(Architecture.AMD64, Firmware.ACPI, iommu) for iommu in Iommu if iommu is not Iommu.SMMUV3),
+    *(Platform(Architecture.ARM64, firmware, iommu) for firmware in Firmware for iommu in (Iommu.SMMUV3, Iommu.VIRTIO)),
+)
+PARAMETERS = (
+    "",
+    "pci=config_acs=xxx0000@pci:1b36:000c",
+    "pci=disable_acs_redir=pci:1b36:000c",
+    "pcie_ports=compat",
+    "iommu=off",
+)
+DIMENSIONS: Mapping[str, tuple[Hashable, ...]] = {
+    "platform": PLATFORMS,
+    "topology": tuple(name for name in TOPOLOGIES if not name.startswith("empty-")),
+    "kernel": tuple(KERNELS),
+    "qemu": tuple(QEMUS),
+    "order": (LoadOrder.IOMMU_FIRST, LoadOrder.IOMMU_LAST, LoadOrder.RACING),
+    "parameters": PARAMETERS,
+}
+# QEMU's amd-iommu makes the probes of these wait for ever.
+HANGS_BEHIND_AMD = ("nvme", "virtio-")
+VIRTUAL_FUNCTIONS = 4
+
+
+def possible(values: Mapping[str, Hashable]) -> bool:
+    """Whether a combination can be booted at all, and is no other one in disguise."""
+    platform, topology = values["platform"], values["topology"]
+    assert isinstance(platform, Platform)
+    models = {device.model for device in TOPOLOGIES[str(topology)]}
+    if platform.iommu is not Iommu.VIRTIO and values["order"] is not LoadOrder.IOMMU_FIRST:
+        return False  # every other IOMMU's driver is built into Debian's kernels
+    if platform.iommu is Iommu.AMD and any(model.startswith(HANGS_BEHIND_AMD) for model in models):
+        return False
+    if "igb" in models and values["qemu"] == "7.2":
+        return False  # QEMU has igb from 8.0 on
+    if platform.architecture is Architecture.ARM64:
+        # The board's controller for hot plug keeps slot 0 of a bridge for itself; iommu=off is a word of x86.
+        return topology != "two-nics-0-1" and values["parameters"] != "iommu=off"
+    return True
+
+
+def cell_of(values: Mapping[str, Hashable]) -> Cell:
+    """The cell of a combination."""
+    platform, order = values["platform"], values["order"]
+    assert isinstance(platform, Platform)
+    assert isinstance(order, LoadOrder)
+    topology, parameters = str(values["topology"]), str(values["parameters"])
+    return Cell(
+        kernel=str(values["kernel"]),
+        topology=topology,
+        iommu=platform.iommu,
+        architecture=platform.architecture,
+        firmware=platform.firmware,
+        qemu=str(values["qemu"]),
+        order=order,
+        parameters=(parameters,) if parameters else (),
+        steps=usual_steps(topology),
+    )
+
+
+def usual_steps(topology: str) -> tuple[Step, ...]:
+    """What a topology is for, beyond being there."""
+    return (EnableVirtualFunctions(VIRTUAL_FUNCTIONS),) if topology.startswith("sriov-") else ()
+
+
+def matrix() -> list[Cell]:
+    """All cells of the big run, the named ones first; no name twice."""
+    chosen = [cell_of(one) for one in pairwise(DIMENSIONS, possible)]
+    return list({cell.name: cell for cell in [*NAMED.values(), *chosen]}.values())

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab from the command line: ``python -m tests.guest.run --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from tests.guest.cells import FOUNDING, NAMED
+from tests.guest.debian import cache_directory
+from tests.guest.judge import Result
+from tests.guest.machine import Cell, Files, qemu_arguments
+from tests.guest.matrix import matrix
+from tests.guest.page import page, unexplained
+from tests.guest.picture import picture
+from tests.guest.progress import State, booting, fetch, run_all
+from tests.guest.supplies import Supplies
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "kernel-matrix.md"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; 0 when it did what was asked, whatever the guests say."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        status: int = options.command(options)
+    except KeyboardInterrupt:
+        _say("interrupted; the results so far are kept, and the next run goes on from there")
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.guest.run", description="Boot guests and judge them.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="name all cells of the matrix")
+    listing.set_defaults(command=_list)
+    show = commands.add_parser("show", help="print the QEMU command line of cells")
+    show.add_argument("cells", nargs="+", metavar="CELL")
+    show.set_defaults(command=_show)
+    some = commands.add_parser("boot", help="boot cells by name, again if they have been")
+    some.add_argument("cells", nargs="+", metavar="CELL")
+    some.set_defaults(command=_boot)
+    founding = commands.add_parser("founding", help="boot the founding thread's machines and print their groups")
+    founding.set_defaults(command=_founding)
+    whole = commands.add_parser("matrix", help="run the matrix, from where it was left, and write its page")
+    whole.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="guests at a time")
+    whole.add_argument("--only", default="", metavar="TEXT", help="cells with this in their name")
+    whole.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
+    whole.set_defaults(command=_matrix)
+    return parser
+
+
+def _list(_options: argparse.Namespace) -> int:
+    print(names(matrix()), end="")
+    return 0
+
+
+def names(cells: Sequence[Cell]) -> str:
+    """The names of cells, one on each line, as matrix-cells.txt has them."""
+    return "".join(f"{cell.name}\n" for cell in cells)
+
+
+def _show(options: argparse.Namespace) -> int:
+    for cell in _named(options.cells):
+        print(" ".join(_quoted(word) for word in qemu_arguments(cell, Files(qemu=(f"qemu-{cell.qemu}",)))))
+    return 0
+
+
+def _boot(options: argparse.Namespace) -> int:
+    cells = _named(options.cells)
+    supplies = Supplies(cache_directory())
+    run = booting(supplies, _results())
+    for cell in cells:
+        result = run(cell)
+        State(_results() / "matrix.jsonl").add(result)
+        print(picture(cell.name, result))
+    return 0
+
+
+def _founding(_options: argparse.Namespace) -> int:
+    run = booting(Supplies(cache_directory()), _results())
+    for title, cell in FOUNDING.items():
+        print(picture(title, run(cell)), flush=True)
+    return 0
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    cells = [cell for cell in matrix() if options.only in cell.name]
+    state = State(_results() / "matrix.jsonl")
+    if options.fresh:
+        state.path.unlink(missing_ok=True)
+    supplies = Supplies(cache_directory())
+    fetch(cells, supplies, _say)
+    results: dict[str, Result] = run_all(cells, state, booting(supplies, _results()), jobs=options.jobs, say=_say)
+    if not options.only:
+        PAGE.write_text(page(cells, results), encoding="utf-8")
+        _say(f"wrote {PAGE}")
+    for name in unexplained(cells, results):
+        _say(f"not explained: {name}: {results[name].summary}")
+    return 0
+
+
+def _named(wanted: Sequence[str]) -> list[Cell]:
+    """Cells by the name of the matrix or by their own. Ends the program where there is none."""
+    known = {cell.name: cell for cell in matrix()} | dict(NAMED)
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise SystemExit(f"no cell is called {missing[0]}: see the list command")
+    return [known[name] for name in wanted]
+
+
+def _results() -> Path:
+    return cache_directory() / "results"
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if " " in word else word
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
