@@ -17,6 +17,7 @@ from pathlib import Path
 from iommud.address import Address
 from iommud.daemon.accept import AcceptRule, accept
 from iommud.daemon.activity import Activity, Tally
+from iommud.daemon.garbage import GarbageKeeper
 from iommud.daemon.incremental import IncrementalReader
 from iommud.daemon.known import Known, what_changed
 from iommud.daemon.log import log_event
@@ -80,6 +81,7 @@ class Rebuilder:
         self._board = board
         self._tally = tally
         self._collector = ActivityCollector(activity)
+        self._garbage = GarbageKeeper()
         self._kernel = kernel
         self._runtime = runtime
         self._state = state
@@ -103,6 +105,10 @@ class Rebuilder:
 
     def rebuild(self, look: Look) -> None:
         """Look at the machine and publish what is found; a failure leaves the last report in place."""
+        with self._garbage.spared():
+            self._rebuild(look)
+
+    def _rebuild(self, look: Look) -> None:
         started, taken_at = time.monotonic(), time.time()
         read_at = since_boot()
         try:
