@@ -50,6 +50,12 @@ RACING = LoadOrder.RACING
 # What the founding thread shows, from its first message to its answers, on kernels of today.
 FOUNDING: Mapping[str, Cell] = {
     "x86 virtio-iommu, drivers racing": Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, order=RACING),
+    "x86 virtio-iommu, IOMMU last": Cell(
+        kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, order=LoadOrder.IOMMU_LAST
+    ),
+    "x86 virtio-iommu, virtio-net behind the bridge, IOMMU last": Cell(
+        kernel="6.12", topology="virtio-net-behind-bridge", iommu=Iommu.VIRTIO, order=LoadOrder.IOMMU_LAST
+    ),
     "x86 virtio-iommu, IOMMU first": Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO),
     "x86 virtio-iommu, virtio-net behind the bridge": Cell(
         kernel="6.12", topology="virtio-net-behind-bridge", iommu=Iommu.VIRTIO
@@ -64,9 +70,9 @@ FOUNDING: Mapping[str, Cell] = {
         kernel="7.3", topology="two-nics-1-2", iommu=Iommu.SMMUV3, architecture=ARM64, firmware=DT, qemu="11"
     ),
     "arm64 virtio-iommu, device tree": Cell(
-        kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, architecture=ARM64, firmware=DT
+        kernel="6.12", topology="founding-slot-1", iommu=Iommu.VIRTIO, architecture=ARM64, firmware=DT
     ),
-    "arm64 virtio-iommu, ACPI": Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, architecture=ARM64),
+    "arm64 virtio-iommu, ACPI": Cell(kernel="6.12", topology="founding-slot-1", iommu=Iommu.VIRTIO, architecture=ARM64),
     "x86 virtio-iommu, two NICs": Cell(kernel="6.12", topology="two-nics-1-2", iommu=Iommu.VIRTIO),
     "x86 virtio-iommu, newest kernel, two NICs": Cell(
         kernel="7.3", topology="two-nics-1-2", iommu=Iommu.VIRTIO, qemu="11"

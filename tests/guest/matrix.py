@@ -63,9 +63,19 @@ def possible(values: Mapping[str, Hashable]) -> bool:
     if "igb" in models and values["qemu"] == "7.2":
         return False  # QEMU has igb from 8.0 on
     if platform.architecture is Architecture.ARM64:
-        # The board's controller for hot plug keeps slot 0 of a bridge for itself; iommu=off is a word of x86.
-        return topology != "two-nics-0-1" and values["parameters"] != "iommu=off"
+        # iommu=off is a word of x86.
+        return values["parameters"] != "iommu=off" and not uses_slot_0_of_a_bridge(str(topology))
     return True
+
+
+def uses_slot_0_of_a_bridge(topology: str) -> bool:
+    """Whether something sits in slot 0 of a PCIe-to-PCI bridge, which a PC allows and arm64's board does not.
+
+    There the bridge's own hot-plug controller is in charge, and QEMU keeps slot 0 from it.
+    """
+    devices = TOPOLOGIES[topology]
+    bridges = {device.name for device in devices if device.model == "pcie-pci-bridge"}
+    return any(device.bus in bridges and not device.slot for device in devices)
 
 
 def cell_of(values: Mapping[str, Hashable]) -> Cell:

@@ -118,8 +118,8 @@ def _behind_a_bridge(port: Device, *endpoints: Device) -> Devices:
     return (port, pcie_to_pci_bridge("br", "rp"), *endpoints)
 
 
-def _nics(*slots: int | None) -> Devices:
-    """NICs behind the bridge. Without a slot QEMU takes the first: 0, or 1 where a hot-plug controller needs 0."""
+def _nics(*slots: int) -> Devices:
+    """NICs behind the bridge."""
     return tuple(endpoint("e1000", "br", slot) for slot in slots)
 
 
@@ -134,13 +134,15 @@ def _many() -> Devices:
 
 TOPOLOGIES: Mapping[str, Devices] = {
     "no-port": (),
-    "founding": _behind_a_bridge(intel_root_port("rp", 2), *_nics(None)),
-    "founding-acs": _behind_a_bridge(root_port("rp", 2), *_nics(None)),
-    "founding-slot-1": _behind_a_bridge(root_port("rp", 2), *_nics(1)),
-    "founding-vga": (Device(model="VGA", slot=1), *_behind_a_bridge(intel_root_port("rp", 2), *_nics(None))),
+    "founding": _behind_a_bridge(intel_root_port("rp", 2), *_nics(0)),
+    "founding-acs": _behind_a_bridge(root_port("rp", 2), *_nics(0)),
+    "founding-slot-1": _behind_a_bridge(intel_root_port("rp", 2), *_nics(1)),
+    "founding-acs-slot-1": _behind_a_bridge(root_port("rp", 2), *_nics(1)),
+    "founding-vga": (Device(model="VGA", slot=1), *_behind_a_bridge(intel_root_port("rp", 2), *_nics(0))),
     "two-nics-0-1": _behind_a_bridge(root_port("rp", 2), *_nics(0, 1)),
     "two-nics-1-2": _behind_a_bridge(root_port("rp", 2), *_nics(1, 2)),
-    "virtio-net-behind-bridge": _behind_a_bridge(intel_root_port("rp", 2), endpoint("virtio-net-pci", "br")),
+    "virtio-net-behind-bridge": _behind_a_bridge(intel_root_port("rp", 2), endpoint("virtio-net-pci", "br", 0)),
+    "virtio-net-behind-bridge-slot-1": _behind_a_bridge(intel_root_port("rp", 2), endpoint("virtio-net-pci", "br", 1)),
     "nested-bridges": (
         pci_bridge("b1", ROOT_BUS, 3, 1),
         endpoint("e1000", "b1", 1),
