@@ -12,9 +12,7 @@ from pathlib import Path
 
 def main() -> int:
     """Print what is not covered and return 1, or return 0."""
-    patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"][
-        "only_mutate"
-    ]
+    patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]["only_mutate"]
     unmatched = [pattern for pattern in patterns if not any(Path().glob(pattern))]
     if unmatched:
         print(

@@ -96,8 +96,9 @@ class IsolationReview:
             return
         if self._apart(bus.functions, place):
             bridge = alias_bridges[0]
+            requester = self.model.aliases.bridge_alias(bridge)
             text = (
-                f"requests from below {bridge.address} all carry requester ID {self.model.aliases.bridge_alias(bridge)}, "
+                f"requests from below {bridge.address} all carry requester ID {requester}, "
                 "and the bridge, by which the kernel would join them, has no group"
             )
             yield self._finding("requester-id", bus.functions, [Reason(text, "pci_for_each_dma_alias()")])

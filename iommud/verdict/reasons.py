@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from iommud.address import Address
@@ -118,7 +119,7 @@ def _gated_text(acs: AcsModel, function: PciFunction, verdict: AcsVerdict) -> st
     return gated_text(acs.topology, devices)
 
 
-def gated_text(topology: Topology, devices: Set[tuple[int | None, int | None]]) -> str:
+def gated_text(topology: Topology, devices: AbstractSet[tuple[int | None, int | None]]) -> str:
     """What to add to a verdict on devices that other kernels, of the same series even, may judge otherwise."""
     if devices.isdisjoint(topology.quirks.gated):
         return ""

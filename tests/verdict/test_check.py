@@ -13,8 +13,8 @@ from iommud.model.acs import Override
 from iommud.pci import AcsRegisters
 from iommud.snapshot import Complaint, Contradiction, IommuGroup, Snapshot
 from iommud.verdict.findings import Finding, Kind
-from iommud.verdict.survey import parse_override
 from iommud.verdict.report import FailOn, Failure, Report, Status, overall_exit_status
+from iommud.verdict.survey import parse_override
 from tests.machines import OFF, ON, Machine, partition
 from tests.verdict.seen import seen, thread
 
