@@ -7,6 +7,7 @@ from typing import Any
 
 from iommud.address import Address
 from iommud.model.acs import AcsModel
+from iommud.render.json import SCHEMA_VERSION
 from iommud.snapshot import PciFunction
 from iommud.verdict.reasons import acs_text, describe_type
 from iommud.verdict.report import Analysis, Report
@@ -18,6 +19,7 @@ def tree_data(report: Report) -> dict[str, Any]:
         raise ValueError("this report was stripped of its analysis")
     expected = {address: group for group in report.expected or () for address in group}
     return {
+        "schema_version": SCHEMA_VERSION,
         "source": report.source,
         "status": report.status.value,
         "functions": [_function(report, report.analysis, one, expected) for one in report.analysis.snapshot.functions],
@@ -28,6 +30,7 @@ def groups_data(report: Report) -> dict[str, Any]:
     """The kernel's groups by number, and the functions that have none."""
     numbered = sorted(report.actual.members.items())
     return {
+        "schema_version": SCHEMA_VERSION,
         "source": report.source,
         "status": report.status.value,
         "groups": [{"number": number, "devices": _sorted(members)} for number, members in numbered],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from iommud.address import Address
-from iommud.kernel import Kernel, identify
+from iommud.kernel import KNOWN_VERSIONS, Kernel, identify
 from iommud.model.acs import AcsModel, AcsState
 from iommud.model.aliases import Aliases
 from iommud.model.groups import Closure, Group, GroupingModel
@@ -119,6 +119,9 @@ class _Check:
                 else ("the snapshot names no kernel")
             )
             yield f"{what}; judged as {version}, the newest modelled"
+        elif self.kernel.version < KNOWN_VERSIONS[0]:
+            oldest = ".".join(str(number) for number in KNOWN_VERSIONS[0])
+            yield f"kernel {self.kernel} is older than all that are modelled; judged by the tables of {oldest}"
         yield from self.platform.firmware.problems
 
     def _model(self, state: AcsState) -> GroupingModel:

@@ -311,6 +311,12 @@ def test_an_unreadable_kernel_is_said_aloud() -> None:
     assert check(replace(seen(thread()), kernel_release=None)).notes[0].startswith("the snapshot names no kernel")
 
 
+def test_a_kernel_older_than_the_model_is_said_aloud() -> None:
+    report = check(seen(thread(kernel="4.18.0-553.el8"), "00:02.0 01:00.0 02:00.0"))
+
+    assert report.notes == ("kernel 4.18 is older than all that are modelled; judged by the tables of 5.10",)
+
+
 def test_another_kernel_can_be_asked_for() -> None:
     machine = Machine(kernel="7.3")
     machine.root_port("00:02.0", to=1, ids="111d:80b5", acs=AcsRegisters(0x1D, 0x1C))
