@@ -90,6 +90,19 @@ def boot(cell: Cell, supplies: Supplies) -> Boot:
         return _run(cell, files, kernel, emulator)
 
 
+def boot_twice(cell: Cell, supplies: Supplies) -> Boot:
+    """Boot a cell, and once more if it hangs: emulated guests do so once in a while for no reason of the cell.
+
+    A guest that hangs in both boots is one that hangs; a note tells of the first.
+    """
+    first = boot(cell, supplies)
+    if first.outcome is not Outcome.HANG:
+        return first
+    second = boot(cell, supplies)
+    second.channel.notes.insert(0, f"the first boot hung {first.words}")
+    return second
+
+
 def _write_initramfs(cell: Cell, kernel: Kernel, base: tuple[Path, ...], path: Path) -> None:
     modules = load_order(modules_of(cell), kernel.modules.depends_on)
     steps = steps_of(cell, kernel.modules.depends_on)
@@ -130,7 +143,7 @@ def _run(cell: Cell, files: Files, kernel: Kernel, emulator: Emulator) -> Boot:
         seconds=round(seconds, 1),
         channel=channel,
         console=console,
-        words=words_of(outcome, console, errors.decode(errors="replace")),
+        words=words_of(outcome, console, errors.decode(errors="replace"), channel.at),
         kernel=kernel.release,
         qemu=emulator.version,
     )
@@ -174,14 +187,15 @@ def outcome_of(channel: Channel, console: str, *, in_time: bool, status: int | N
     return Outcome.QEMU_FAILED if status else Outcome.PANIC
 
 
-def words_of(outcome: Outcome, console: str, errors: str) -> str:
+def words_of(outcome: Outcome, console: str, errors: str, at: str = "") -> str:
     """The line that explains an outcome best, in the words of whoever wrote it."""
     if outcome is Outcome.DONE:
         return ""
     if outcome is Outcome.QEMU_FAILED:
         return last_line(re.sub(r"\S*/(?=qemu-system)", "", errors))
     telling = re.findall(r"^.*(?:Kernel panic|Out of memory|BUG:|blocked for more than).*$", console, re.MULTILINE)
-    return telling[0].strip() if telling else last_line(console)
+    words = telling[0].strip() if telling else last_line(console)
+    return f"at {at}: {words}" if at and outcome is Outcome.HANG else words
 
 
 def last_line(text: str) -> str:

@@ -28,6 +28,8 @@ class Channel:
     notes: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     """Names of files whose digest is not theirs."""
+    at: str = ""
+    """The step that the guest began last."""
     done: bool = False
     _parts: dict[str, list[str]] = field(default_factory=dict)
 
@@ -37,7 +39,21 @@ class Channel:
         if mark < 0:
             return None
         verb, _, rest = line[mark + len(MARK) :].strip().partition(" ")
-        name, _, value = rest.partition(" ")
+        match verb:
+            case "note":
+                self.notes.append(rest)
+            case "at":
+                self.at = rest
+            case "done":
+                self.done = True
+            case "ask":
+                return rest
+            case _:
+                self._part(verb, *rest.partition(" ")[::2])
+        return None
+
+    def _part(self, verb: str, name: str, value: str) -> None:
+        """A line of a file."""
         match verb:
             case "begin":
                 self._parts[name] = []
@@ -45,13 +61,6 @@ class Channel:
                 self._parts.setdefault(name, []).append(value)
             case "end":
                 self._end(name, value)
-            case "note":
-                self.notes.append(rest)
-            case "done":
-                self.done = True
-            case "ask":
-                return rest
-        return None
 
     def _end(self, name: str, value: str) -> None:
         status, _, digest = value.partition(" ")

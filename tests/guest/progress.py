@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
-from tests.guest.boot import boot, end_all
+from tests.guest.boot import boot_twice, end_all
 from tests.guest.debian import Unavailable
 from tests.guest.image import base_archives
 from tests.guest.judge import Result, judge
@@ -93,7 +93,7 @@ def progress_line(result: Result, number: int, total: int, seconds: float) -> st
 
 def booting(supplies: Supplies, keep: Path) -> Run:
     """How a cell becomes a result: boot it and judge what came of it."""
-    return lambda cell: judge(cell, boot(cell, supplies), keep)
+    return lambda cell: judge(cell, boot_twice(cell, supplies), keep)
 
 
 def _duration(seconds: float) -> str:

@@ -142,7 +142,8 @@ def init_script(steps: Sequence[Step], channel: str) -> str:
     """The guest's /init. The n-th hot-plug step asks the host for request n."""
     lines = [PREAMBLE.format(channel=channel, mark=MARK)]
     requests = 0
-    for step in steps:
+    for number, step in enumerate(steps, 1):
+        lines.append(f'say "at step {number} of {len(steps)}, {type(step).__name__}"\n')
         if isinstance(step, HotAdd | HotRemove):
             lines.append(f"ask {requests}\n")
             requests += 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guest.boot import Boot, Outcome, outcome_of, words_of
+from tests.guest.boot import Boot, Outcome, boot_twice, outcome_of, words_of
 from tests.guest.cells import NIC_BEHIND_BRIDGE, SMOKE
 from tests.guest.channel import MARK, Channel, Sent
 from tests.guest.judge import Result, disagreements, facts_of, in_words, labels
@@ -30,6 +31,7 @@ from tests.guest.steps import (
     requests,
     shell,
 )
+from tests.guest.supplies import Supplies
 
 MODULES = {"virtio_pci": ("virtio",), "virtio": (), "virtio_iommu": ("virtio",), "e1000": (), "ahci": ("libata",)} | {
     "libata": ()
@@ -107,6 +109,24 @@ def test_the_words_for_a_failure_are_those_of_whoever_failed() -> None:
     assert words_of(Outcome.PANIC, "[1] x\n[2] Kernel panic - y\n[3] ---\n", "") == "[2] Kernel panic - y"
     assert words_of(Outcome.HANG, "[1] last words\n", "") == "[1] last words"
     assert words_of(Outcome.DONE, "[1] x", "y") == ""
+    assert words_of(Outcome.HANG, "[1] last\n", "", "step 1 of 4, Load") == "at step 1 of 4, Load: [1] last"
+
+
+def test_a_guest_says_how_far_it_is() -> None:
+    channel = heard([f"{MARK}at step 1 of 4, Load", f"{MARK}at step 2 of 4, Settle"])
+
+    assert channel.at == "step 2 of 4, Settle"
+    assert 'say "at step 2 of 2, Settle"' in init_script((Rescan(), Settle()), "ttyS1")
+
+
+def test_a_hang_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hang = Boot(outcome=Outcome.HANG, seconds=150, channel=Channel(), words="at step 1")
+    done = Boot(outcome=Outcome.DONE, seconds=15, channel=Channel(notes=["up 3"]))
+    boots = iter([hang, done])
+    monkeypatch.setattr("tests.guest.boot.boot", lambda *_: next(boots))
+
+    assert boot_twice(cell(LoadOrder.RACING), Supplies(tmp_path)) is done
+    assert done.channel.notes == ["the first boot hung at step 1", "up 3"]
 
 
 def cell(order: LoadOrder) -> Cell:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.guest.boot import Outcome, boot
+from tests.guest.boot import Outcome, boot_twice
 from tests.guest.cells import EXPECTED, SMOKE
 from tests.guest.debian import cache_directory
 from tests.guest.judge import judge
@@ -21,7 +21,7 @@ RESULTS = cache_directory() / "results"
 @pytest.mark.parametrize("name", SMOKE)
 def test_iommud_inside_the_guest_says_what_is_known_and_what_it_says_outside(name: str) -> None:
     cell = SMOKE[name]
-    booted = boot(cell, Supplies(cache_directory()))
+    booted = boot_twice(cell, Supplies(cache_directory()))
     if booted.outcome is Outcome.UNAVAILABLE and os.environ.get("IOMMUD_SKIP_GUEST") == "1":
         pytest.skip(f"IOMMUD_SKIP_GUEST=1, and {booted.words}")
     result = judge(cell, booted, RESULTS)
