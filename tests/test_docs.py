@@ -9,7 +9,6 @@ import importlib
 import pickle
 import re
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from iommud.pci import Gap
 from iommud.snapshot import Complaint
 from iommud.sysfs import take_snapshot
 from iommud.verdict.reasons import GAP_TEXTS, REMEDIES
+from tests.unpacking import unpack
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -182,8 +182,7 @@ def test_the_commands_of_a_page_are_shell_that_parses(kind: Kind) -> None:
 
 
 def unpacked(name: str, directory: Path) -> Path:
-    with tarfile.open(CAPTURES / f"{name}.tar.gz") as archive:
-        archive.extractall(directory, filter="data")
+    unpack(CAPTURES / f"{name}.tar.gz", directory)
     return directory
 
 

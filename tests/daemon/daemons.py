@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 
 from iommud.daemon.settings import Settings
+from tests.unpacking import unpack
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "captures"
@@ -38,8 +38,7 @@ class Capture:
     def __init__(self, directory: Path, name: str = HEALTHY) -> None:
         self.root = directory
         directory.mkdir()
-        with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
-            archive.extractall(directory, filter="fully_trusted")  # noqa: S202 - a fixture of our own
+        unpack(FIXTURES / f"{name}.tar.gz", directory)
         self._ungrouped: dict[str, tuple[str, Path]] = {}
 
     @property

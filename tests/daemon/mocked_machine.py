@@ -10,7 +10,6 @@ import ctypes
 import os
 import shutil
 import sys
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from iommud.daemon.uevents import Uevent, UeventSource
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.tree import LiveTree
 from iommud.verdict.findings import Kind
+from tests.unpacking import unpack
 
 Scene = Callable[["MockedMachine"], None]
 
@@ -39,8 +39,7 @@ class Testbed:
         self._library.umockdev_testbed_uevent.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
         self._testbed = self._library.umockdev_testbed_new()
         self.root = Path(self._library.umockdev_testbed_get_root_dir(self._testbed).decode()).resolve()
-        with tarfile.open(capture) as archive:
-            archive.extractall(self.root, filter="fully_trusted")  # noqa: S202 - a fixture, whose links climb in sys/
+        unpack(capture, self.root)
 
     def uevent(self, place: Path, action: str) -> None:
         mocked = f"/{place.relative_to(self.root)}"
