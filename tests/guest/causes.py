@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from tests.guest.boot import Outcome
 from tests.guest.judge import Result
 from tests.guest.machine import Architecture, Cell, Iommu, LoadOrder
+from tests.guest.steps import added
 
 # Kernels before the change that groups every function when the IOMMU's driver arrives, drivers or not.
 GROUPED_BY_PROBES = frozenset({"5.10", "6.1", "6.12"})
 TWO_NICS = frozenset({"two-nics-0-1", "two-nics-1-2"})
+BRIDGE = "pcie-pci-bridge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,28 @@ def _only(result: Result, *kinds: str) -> bool:
     return bool(result.findings) and set(result.findings) <= {*kinds, "unisolated"}
 
 
+def _unknown_to_qemu(cell: Cell) -> bool:
+    """Whether a function behind a PCIe-to-PCI bridge has a device number: its requests carry device 0."""
+    devices = (*cell.devices, *added(cell.steps))
+    bridges = {device.name for device in devices if device.model == BRIDGE}
+    return cell.iommu is Iommu.VIRTIO and any(device.bus in bridges and device.slot for device in devices)
+
+
 CAUSES = (
+    Cause(
+        "Behind a PCIe-to-PCI bridge QEMU's virtio-iommu knows device 0 alone, since that is what requests carry; the "
+        "kernel asks it about the function's own address, is refused, and the function stays without a group (no "
+        "`Adding to iommu group` for it in `dmesg`, and its driver works all the same).",
+        lambda cell, result: _unknown_to_qemu(cell) and cell.kernel in GROUPED_BY_PROBES and _only(result, "ungrouped"),
+    ),
+    Cause(
+        "As before 6.15 QEMU's virtio-iommu refuses a function behind a PCIe-to-PCI bridge whose device number is not "
+        "0; now the functions are grouped in one pass, which that ends, and all lose their groups again (`dmesg` "
+        "shows them being made).",
+        lambda cell, result: (
+            _unknown_to_qemu(cell) and cell.kernel not in GROUPED_BY_PROBES and _only(result, "no-groups")
+        ),
+    ),
     Cause(
         "With a virtio-iommu before 6.15 a function gets its group when its driver is probed; the endpoint was probed "
         "before its bridges, found no group above it and got one of its own (`dmesg`: the order of `Adding to iommu "
@@ -44,7 +67,7 @@ CAUSES = (
     ),
     Cause(
         "The SMMUv3 driver takes one function for each stream: the second NIC has the requester ID of the first, and "
-        "is refused (`dmesg`: `stream 512 already in tree`, worded differently by newer kernels).",
+        "is refused (`dmesg`: `stream 512 already in tree`, in newer kernels `Aliasing StreamID 0x200 ... unsupported`).",
         lambda cell, result: cell.iommu is Iommu.SMMUV3 and cell.topology in TWO_NICS and _only(result, "ungrouped"),
     ),
     Cause(

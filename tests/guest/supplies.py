@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +105,23 @@ def emulator_in(tree: Path) -> Emulator:
     loader = next(path for path in (tree / "lib64", tree / "usr/lib64") if (path / "ld-linux-x86-64.so.2").exists())
     run = (str(loader / "ld-linux-x86-64.so.2"), "--library-path", library_path(tree))
     binaries = {Architecture.AMD64: "qemu-system-x86_64", Architecture.ARM64: "qemu-system-aarch64"}
+    command = {one: (*run, str(tree / "usr/bin" / binary)) for one, binary in binaries.items()}
     return Emulator(
-        version=re.sub(r"^\d+:|[+-].*$", "", packages_of(tree)["qemu-system-x86"]),
-        command={one: (*run, str(tree / "usr/bin" / binary)) for one, binary in binaries.items()},
+        version=version_of(command[Architecture.AMD64]),
+        command=command,
         firmware=tuple(str(tree / path) for path in FIRMWARE),
         uefi=str(tree / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),
         modules=tree / "usr/lib/x86_64-linux-gnu/qemu",
     )
+
+
+def version_of(command: tuple[str, ...]) -> str:
+    """QEMU's version in its own words. Raises Unavailable if it cannot be started here."""
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"version (\S+)", done.stdout)
+    if not found:
+        raise Unavailable(f"QEMU does not start: {done.stderr.strip()[-300:]}")
+    return found[1]
 
 
 def library_path(tree: Path) -> str:

@@ -158,14 +158,32 @@ def test_a_difference_without_a_known_cause_is_shown_as_such() -> None:
     assert unexplained([A, B], {A.name: good(A), B.name: wrong(B)}) == [B.name]
 
 
-def test_a_known_cause_is_told() -> None:
-    racing = Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, order=LoadOrder.RACING)
-    result = Result(
-        cell=racing.name, outcome="done", seconds=1, status="findings", agrees=False, findings=("alias-split",)
-    )
+def virtio(kernel: str, topology: str, order: LoadOrder = LoadOrder.IOMMU_FIRST) -> Cell:
+    return Cell(kernel=kernel, topology=topology, iommu=Iommu.VIRTIO, order=order)
 
-    assert unexplained([racing], {racing.name: result}) == []
-    assert "probed before its bridges" in page([racing], {racing.name: result})
+
+@pytest.mark.parametrize(
+    ("cell", "kinds", "words"),
+    [
+        (virtio("6.12", "founding", LoadOrder.RACING), ("alias-split",), "probed before its bridges"),
+        (virtio("7.3", "founding", LoadOrder.RACING), ("alias-split",), None),
+        (virtio("6.12", "two-nics-1-2"), ("ungrouped", "ungrouped"), "knows device 0 alone"),
+        (virtio("6.12", "founding"), ("ungrouped",), None),
+        (virtio("7.3", "two-nics-1-2"), ("no-groups",), "grouped in one pass"),
+        (virtio("6.1", "founding"), ("no-groups",), "No kernel driver"),
+        (SMOKE["founding-smmuv3"], ("ungrouped",), "one function for each stream"),
+        (SMOKE["founding-smmuv3"], ("split",), None),
+        (virtio("6.12", "founding", LoadOrder.NO_IOMMU_DRIVER), ("no-groups",), "never loaded"),
+    ],
+)
+def test_a_known_cause_is_told_of_the_guests_that_have_it(
+    cell: Cell, kinds: tuple[str, ...], words: str | None
+) -> None:
+    result = Result(cell=cell.name, outcome="done", seconds=1, status="findings", agrees=False, findings=kinds)
+    text = page([cell], {cell.name: result})
+
+    assert (words or UNEXPLAINED) in text
+    assert (unexplained([cell], {cell.name: result}) == []) is bool(words)
 
 
 @pytest.mark.parametrize(
