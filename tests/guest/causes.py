@@ -67,7 +67,7 @@ CAUSES = (
     ),
     Cause(
         "The SMMUv3 driver takes one function for each stream: the second NIC has the requester ID of the first, and "
-        "is refused (`dmesg`: `stream 512 already in tree`, in newer kernels `Aliasing StreamID 0x200 ... unsupported`).",
+        "is refused (`dmesg`: `stream 512 already in tree`, in newer kernels `Aliasing StreamID 0x200`).",
         lambda cell, result: cell.iommu is Iommu.SMMUV3 and cell.topology in TWO_NICS and _only(result, "ungrouped"),
     ),
     Cause(
