@@ -16,6 +16,7 @@ from iommud.cli.options import (
     LISTEN,
     LOG_FORMAT,
     LOG_LEVEL,
+    OUTPUT,
     PROCFS,
     QUIET,
     RUNTIME_DIRECTORY,
@@ -29,6 +30,7 @@ from iommud.cli.options import (
     WAKE,
     CheckFormat,
     Colour,
+    DiffFormat,
     ShowFormat,
 )
 
@@ -36,6 +38,10 @@ EXIT_STATUSES = """\
 Exit status: 0 nothing wrong (also: no IOMMU in use); 1 findings at or above --fail-on; 2 wrong usage; \
 3 could not judge; 4 a source could not be read. With several sources or findings the first of 4, 1, 3, 0 that \
 occurs. 130 after Ctrl-C, 141 when the reader of the output has gone."""
+
+DIFF_STATUSES = """\
+Exit status: 0 the same functions, groups and findings; 1 different; 2 trouble: wrong usage, or a source that could \
+not be read (as diff has it, and unlike the other verbs)."""
 
 app = typer.Typer(
     name="iommud",
@@ -76,10 +82,7 @@ def check(
     procfs: PROCFS = "/proc",
     kernel: KERNEL = None,
     format_: Annotated[CheckFormat, typer.Option("--format", "-f", help="How to print.")] = CheckFormat.TEXT,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, all at once, instead of stdout."),
-    ] = None,
+    output: OUTPUT = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="KIND", help="Keep findings of this kind; may be repeated.")
     ] = None,
@@ -171,6 +174,32 @@ def explain(
     from iommud.cli.showing import Machine, show_explanation
 
     return show_explanation(Machine(source, sysfs, procfs, kernel, wake), addresses, format_, colour)
+
+
+@app.command(epilog=DIFF_STATUSES)
+def diff(
+    before: Annotated[
+        str, typer.Argument(metavar="BEFORE", help="A directory, an archive, or a JSON report of check; - is stdin.")
+    ],
+    after: Annotated[
+        str | None, typer.Argument(metavar="[AFTER]", help="The same; without it: this machine as it is now.")
+    ] = None,
+    sysfs: SYSFS = "/sys",
+    procfs: PROCFS = "/proc",
+    kernel: KERNEL = None,
+    format_: Annotated[DiffFormat, typer.Option("--format", "-f", help="How to print.")] = DiffFormat.TEXT,
+    output: OUTPUT = None,
+    wake: WAKE = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Leave nothing out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing where nothing differs.")] = False,
+    colour: COLOUR = Colour.AUTO,
+) -> int:
+    """Say what differs between two states of a machine, by members of groups, and what may explain it."""
+    from iommud.cli.comparing import DiffOptions, run_diff
+    from iommud.cli.showing import Machine
+
+    options = DiffOptions(format_, output, colour, verbose=verbose, quiet=quiet)
+    return run_diff(before, after, Machine(None, sysfs, procfs, kernel, wake), options)
 
 
 @app.command()

@@ -33,6 +33,14 @@ class CheckFormat(enum.StrEnum):
     PROMETHEUS = "prometheus"
 
 
+class DiffFormat(enum.StrEnum):
+    """Formats of a comparison."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
 SYSFS = Annotated[str, typer.Option("--path.sysfs", metavar="DIR", help="Where sysfs is mounted.")]
 PROCFS = Annotated[str, typer.Option("--path.procfs", metavar="DIR", help="Where procfs is mounted.")]
 SOURCE = Annotated[
@@ -44,6 +52,10 @@ KERNEL = Annotated[
     typer.Option("--kernel", metavar="VERSION", help="Judge by the tables of this kernel, not the one found."),
 ]
 WAKE = Annotated[bool, typer.Option("--wake", help="Read sleeping devices too, which wakes them.")]
+OUTPUT = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, all at once, instead of stdout."),
+]
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Show the evidence.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no text for a machine that is right.")]
 COLOUR = Annotated[Colour, typer.Option("--color", help="When to colour; NO_COLOR counts for auto.")]
