@@ -22,7 +22,6 @@ In every cell the answer inside the guest and the answer outside, on its capture
 """
 EXPLAINED = """\
 ## Where the kernel differs from the model
-
 """
 UNEXPLAINED = "**not explained yet**"
 
@@ -92,8 +91,14 @@ def row(cell: Cell, result: Result) -> str:
     """One line of the table."""
     guest = f"{cell.architecture} {cell.firmware}" if cell.architecture == "arm64" else cell.architecture
     words = " ".join([cell.order, *(f"`{one}`" for one in cell.parameters), *filter(None, [cell.story])])
-    parts = (cell.topology, cell.kernel, guest, cell.iommu, cell.qemu, words, _escaped(result.summary))
+    parts = (cell.topology, cell.kernel, guest, cell.iommu, cell.qemu, words, _escaped(_answers(result)))
     return f"| {' | '.join(parts)} |"
+
+
+def _answers(result: Result) -> str:
+    """The summary, or every look where they are not all alike."""
+    words = {look.partition(": ")[2] for look in result.looks}
+    return "; ".join(result.looks) if len(words) > 1 and not result.disagreements else result.summary
 
 
 def _escaped(text: str) -> str:

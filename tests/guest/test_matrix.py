@@ -216,6 +216,14 @@ def test_a_row_keeps_its_columns_whatever_the_words_are() -> None:
     assert row(A, result).replace("\\|", "").count("|") == 8
 
 
+def test_looks_that_differ_are_all_told() -> None:
+    alike = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, looks=("a: x", "end: x"))
+    different = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, looks=("a: x", "end: y"))
+
+    assert row(A, alike).endswith("| model = kernel |")
+    assert row(A, different).endswith("| a: x; end: y |")
+
+
 def test_the_founding_thread_is_told_in_pictures() -> None:
     result = Result(
         cell="c", outcome="done", seconds=9, groups=(("0000:00:02.0", "0000:01:00.0"),), ungrouped=("0000:02:00.0",)
