@@ -51,6 +51,8 @@ LAYERS = (
     ("causes", PURE),
     ("causes.cause", PURE),
     ("verdict.report", PURE),
+    ("verdict.hazards", PURE),
+    ("verdict.vfio", PURE),
     ("causes.*", PURE),
     ("verdict.pipeline", PURE),
     ("names", IO),

@@ -42,6 +42,9 @@ occurs. 130 after Ctrl-C, 141 when the reader of the output has gone."""
 DIFF_STATUSES = """\
 Exit status: 0 the same functions, groups and findings; 1 different; 2 trouble: wrong usage, or a source that could \
 not be read (as diff has it, and unlike the other verbs)."""
+VFIO_STATUSES = """\
+Exit status: 0 assignable and safe (without BDF: no group is unsafe); 1 not; 2 wrong usage; 3 could not judge; \
+4 the source could not be read."""
 
 app = typer.Typer(
     name="iommud",
@@ -200,6 +203,26 @@ def diff(
 
     options = DiffOptions(format_, output, colour, verbose=verbose, quiet=quiet)
     return run_diff(before, after, Machine(None, sysfs, procfs, kernel, wake), options)
+
+
+@app.command(epilog=VFIO_STATUSES)
+def vfio(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[BDF]", help="02:01.0 means domain 0000. Without: every group.")
+    ] = None,
+    source: SOURCE = None,
+    sysfs: SYSFS = "/sys",
+    procfs: PROCFS = "/proc",
+    kernel: KERNEL = None,
+    format_: SHOW_FORMAT = ShowFormat.TEXT,
+    wake: WAKE = False,
+    colour: COLOUR = Colour.AUTO,
+) -> int:
+    """Say whether a function can be assigned to a guest safely, what comes along, who blocks, and how to do it."""
+    from iommud.cli.assigning import show_assignment
+    from iommud.cli.showing import Machine
+
+    return show_assignment(Machine(source, sysfs, procfs, kernel, wake), address, format_, colour)
 
 
 @app.command()
