@@ -109,10 +109,16 @@ def compare(before: State, after: State) -> Difference:
 
 def _group_changes(before: State, after: State) -> Iterator[GroupChange]:
     old, new = before.groups - after.groups, after.groups - before.groups
-    for members in _concerned([*old, *new]):
-        found = [canonical(group for group in groups if group <= members) for groups in (old, new)]
-        expected = None if after.expected is None or not found[1] else set(found[1]) <= after.expected
-        yield GroupChange(_change(*found), found[0], found[1], expected)
+    concerned = _concerned([*old, *new])
+    place = {address: number for number, members in enumerate(concerned) for address in members}
+    found: list[tuple[list[Group], list[Group]]] = [([], []) for _ in concerned]
+    for side, groups in enumerate((old, new)):
+        for group in groups:
+            found[place[min(group)]][side].append(group)
+    for parts in found:
+        was, now = canonical(parts[0]), canonical(parts[1])
+        expected = None if after.expected is None or not now else after.expected.issuperset(now)
+        yield GroupChange(_change(was, now), was, now, expected)
 
 
 def _concerned(groups: list[Group]) -> tuple[Group, ...]:

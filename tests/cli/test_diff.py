@@ -95,6 +95,18 @@ def test_a_report_stands_for_its_machine(tmp_path: Path) -> None:
     assert call("diff", kept, report(NO_ACS, tmp_path / "after.json")) == 1
 
 
+@pytest.mark.parametrize("name", ["right", "split", "restricted", "idle", "bare port", "merged"])
+def test_a_capture_is_the_same_state_as_its_machine(
+    name: str, machines: Machines, tmp_path: Path, capsys: Capture
+) -> None:
+    target = str(tmp_path / "x.tar.gz")
+    assert call("capture", "-o", target, machines[name], "--quiet") == 0
+
+    assert call("diff", machines[name], target, "--format", "json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["circumstances"], document["not_compared"]) == ([], [])
+
+
 def test_a_report_can_come_through_a_pipe(tmp_path: Path) -> None:
     kept = report(SWITCH, tmp_path / "before.json")
     piped = run("diff", "-", NO_ACS, "--format", "json", input=Path(kept).read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from iommud.snapshot import PciFunction
 from iommud.verdict.circumstances import Subject
 from iommud.verdict.difference import Change, Difference, compare
 from iommud.verdict.pipeline import check
-from iommud.verdict.state import State
+from iommud.verdict.state import KnownFinding, Machine, State
 from tests.render.samples import HOSTILE, at, config, foreign, function, machine, report_of
 
 NAMES = [f"00:{number:02x}.0" for number in range(3, 9)]
@@ -295,6 +296,42 @@ def test_long_lists_are_cut_unless_all_is_asked_for() -> None:
     assert "and 96 more (--verbose)" in short
     assert "0000:00:13.7" in render_difference(found, style=Style(), verbose=True)
     assert "0000:00:13.7" not in short
+
+
+def test_ten_thousand_changed_groups_are_compared_at_once() -> None:
+    addresses = [Address(domain, bus, 0, 0) for domain in range(40) for bus in range(250)]
+    apart = replace(state(""), groups=frozenset(frozenset({one}) for one in addresses))
+    pairs = frozenset(frozenset(addresses[index : index + 2]) for index in range(0, len(addresses), 2))
+    started = time.process_time()
+    found = compare(apart, replace(apart, groups=pairs))
+
+    assert {one.change for one in found.groups} == {Change.JOINED}
+    assert len(found.groups) == 5_000
+    assert time.process_time() - started < 3, "seconds; comparing each group with each takes more"
+
+
+def test_a_circle_of_bridges_does_not_hold_the_comparison_up() -> None:
+    one = function("00:03.0", config(PortType.ROOT_PORT), upstream=at("00:04.0"))
+    other = function("00:04.0", config(PortType.ROOT_PORT), upstream=at("00:03.0"))
+    known = Machine({each.address: each for each in (one, other)}, None, {})
+    found = compare(state("00:03.0", machine=known), state("", machine=known, kernel="7.0"))
+
+    assert [each.bears for each in found.circumstances] == [True]
+
+
+def test_a_finding_of_another_severity_is_new_and_the_old_one_has_cleared() -> None:
+    finding = KnownFinding("merged:x:1", "merged", "info", (at("00:03.0"),), ())
+    worse = replace(finding, severity="warning")
+    found = compare(state("", findings=(finding,)), state("", findings=(worse,)))
+
+    assert (found.findings_appeared, found.findings_cleared) == ((worse,), (finding,))
+    assert not found.same
+
+
+def test_another_explanation_of_the_same_finding_is_no_difference() -> None:
+    finding = KnownFinding("merged:x:1", "merged", "info", (at("00:03.0"),), ())
+
+    assert compare(state("", findings=(finding,)), state("", findings=(replace(finding, causes=("of that",)),))).same
 
 
 def test_foreign_strings_reach_no_terminal_and_no_markup() -> None:
