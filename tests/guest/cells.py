@@ -83,7 +83,7 @@ FOUNDING: Mapping[str, Cell] = {
 def _hot_plug(story: str, topology: str, *devices: Device, iommu: Iommu, kernel: str = "6.12") -> Cell:
     """A guest into which devices are plugged one after the other, with a look after each."""
     steps = [step for one in devices for step in (HotAdd(one), Settle(), Look(f"with-{one.name}"))]
-    return Cell(kernel=kernel, topology=topology, iommu=iommu, qemu="10", steps=tuple(steps), story=story)
+    return Cell(kernel=kernel, topology=topology, iommu=iommu, qemu="10", steps=tuple(steps), story=story, seconds=240)
 
 
 HOT_PLUG: Mapping[str, Cell] = {

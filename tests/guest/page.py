@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tests.guest.causes import cause_of
 from tests.guest.judge import CANNOT_RUN, Result
 from tests.guest.machine import Cell
+from tests.guest.steps import NOTHING_CAME
 
 HEAD = """\
 # Kernels in guests, and the model
@@ -98,7 +99,8 @@ def row(cell: Cell, result: Result) -> str:
 def _answers(result: Result) -> str:
     """The summary, or every look where they are not all alike."""
     words = {look.partition(": ")[2] for look in result.looks}
-    return "; ".join(result.looks) if len(words) > 1 and not result.disagreements else result.summary
+    told = "; ".join(result.looks) if len(words) > 1 and not result.disagreements else result.summary
+    return f"{told} (hot plug: {NOTHING_CAME})" if NOTHING_CAME in result.notes else told
 
 
 def _escaped(text: str) -> str:

@@ -76,6 +76,9 @@ class Look:
 
 Step = Load | HotAdd | HotRemove | EnableVirtualFunctions | Rebind | Remove | Rescan | Settle | Look
 
+NOTHING_CAME = "the kernel saw nothing of it"
+"""The note of a guest whose hot plug changed no function."""
+
 PREAMBLE = """\
 #!/bin/busybox sh
 export PATH=/bin HOME=/root LC_ALL=C.UTF-8 PYTHONPATH=/opt/iommud PYTHONDONTWRITEBYTECODE=1
@@ -127,6 +130,7 @@ ask() {{
         [ "$(functions)" = "$before" ] || return
         sleep 1
     done
+    say "note {nothing}"
 }}
 say "note up $(cut -d' ' -f1 /proc/uptime)"
 """
@@ -140,7 +144,7 @@ poweroff -f
 
 def init_script(steps: Sequence[Step], channel: str) -> str:
     """The guest's /init. The n-th hot-plug step asks the host for request n."""
-    lines = [PREAMBLE.format(channel=channel, mark=MARK)]
+    lines = [PREAMBLE.format(channel=channel, mark=MARK, nothing=NOTHING_CAME)]
     requests = 0
     for number, step in enumerate(steps, 1):
         lines.append(f'say "at step {number} of {len(steps)}, {type(step).__name__}"\n')

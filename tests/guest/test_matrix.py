@@ -20,6 +20,7 @@ from tests.guest.pairwise import pairs_of, pairwise
 from tests.guest.picture import picture
 from tests.guest.progress import State, progress_line, run_all
 from tests.guest.run import main, names
+from tests.guest.steps import NOTHING_CAME
 from tests.guest.supplies import KERNELS, QEMUS
 from tests.guest.topology import TOPOLOGIES
 
@@ -222,6 +223,12 @@ def test_looks_that_differ_are_all_told() -> None:
 
     assert row(A, alike).endswith("| model = kernel |")
     assert row(A, different).endswith("| a: x; end: y |")
+
+
+def test_a_hot_plug_without_effect_is_no_agreement_in_disguise() -> None:
+    result = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, notes=("up 3", NOTHING_CAME))
+
+    assert row(A, result).endswith("| model = kernel (hot plug: the kernel saw nothing of it) |")
 
 
 def test_the_founding_thread_is_told_in_pictures() -> None:

@@ -8,7 +8,7 @@ root bus is ``pcie.0``; every bridge or port is a bus under its own name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ROOT_BUS = "pcie.0"
 Option = str | int
@@ -65,14 +65,7 @@ def intel_root_port(name: str, slot: int) -> Device:
 
 def multifunction(device: Device) -> Device:
     """Function 0 of a device with several functions, which must say so."""
-    return Device(
-        model=device.model,
-        name=device.name,
-        bus=device.bus,
-        slot=device.slot,
-        function=device.function,
-        options={**device.options, "multifunction": "on"},
-    )
+    return replace(device, options={**device.options, "multifunction": "on"})
 
 
 def pcie_to_pci_bridge(name: str, bus: str) -> Device:
@@ -121,6 +114,11 @@ def _behind_a_bridge(port: Device, *endpoints: Device) -> Devices:
 def _nics(*slots: int) -> Devices:
     """NICs behind the bridge."""
     return tuple(endpoint("e1000", "br", slot) for slot in slots)
+
+
+def _with_room(port: Device) -> Device:
+    """A port below which the firmware keeps bus numbers free, as a bridge that is plugged in needs them."""
+    return replace(port, options={**port.options, "bus-reserve": 4})
 
 
 def _many() -> Devices:
@@ -228,7 +226,7 @@ TOPOLOGIES: Mapping[str, Devices] = {
         root_port("p1", 0, bus="px", chassis=2),
         endpoint("e1000e", "p1"),
     ),
-    "empty-port": (root_port("rp", 2),),
+    "empty-port": (_with_room(root_port("rp", 2)),),
     "empty-bridge": _behind_a_bridge(root_port("rp", 2)),
     "empty-switch": (root_port("rp", 2), *switch("up", "rp", 2)),
     "many-functions": _many(),
