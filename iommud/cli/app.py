@@ -385,4 +385,6 @@ def status(
     from iommud.cli.daemon import duration
     from iommud.cli.status import show_status
 
-    return show_status(where, runtime_directory, duration(stale_after or "15m", "--stale-after"))
+    return show_status(
+        where, runtime_directory, None if stale_after is None else duration(stale_after, "--stale-after")
+    )

@@ -81,7 +81,9 @@ ALLOW_PLAIN = Annotated[bool, typer.Option("--web.allow-plain", help="Listen bey
 STALE_AFTER = Annotated[
     str | None,
     typer.Option(
-        "--stale-after", metavar="TIME", help="Age at which a report is stale; default: 15m, or three reconciles."
+        "--stale-after",
+        metavar="TIME",
+        help="Age at which a report is stale; default: three reconciles of its collector.",
     ),
 ]
 RUNTIME_DIRECTORY = Annotated[

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import socket
 import ssl
 import sys
@@ -38,17 +39,22 @@ class Answer:
     text: str
     taken_at: float
     exit_status: int
+    stale_after: float
+    """Age in seconds from which the daemon itself calls it stale."""
 
 
-def show_status(where: str | None, runtime_directory: str | None, stale_after: float) -> int:
-    """Print the report of the daemon that runs at a URL, or that writes into a directory; 4 for none or a stale one."""
+def show_status(where: str | None, runtime_directory: str | None, stale_after: float | None) -> int:
+    """Print the report of the daemon that runs at a URL, or that writes into a directory; 4 for none or a stale one.
+
+    It is stale at the age given, or at the one that its daemon says.
+    """
     try:
         answer = _asked(where, runtime_directory)
     except IommudError as error:
         print(f"iommud: {error}", file=sys.stderr)
         return EXIT_UNREADABLE
     age = time.time() - answer.taken_at
-    stale = age > stale_after
+    stale = age > (answer.stale_after if stale_after is None else stale_after)
     emit(f"{answer.text}{age_line(age, stale=stale)}\n")
     if stale:
         print("iommud: the report is stale: is the daemon running?", file=sys.stderr)
@@ -72,7 +78,7 @@ def _asked(where: str | None, runtime_directory: str | None) -> Answer:
 
 def _from_directory(directory: Path) -> Answer:
     found = load(directory)
-    return Answer(found.text.decode("utf-8", "replace"), found.taken_at, found.exit_status)
+    return Answer(found.text.decode("utf-8", "replace"), found.taken_at, found.exit_status, found.stale_after)
 
 
 def _from_url(url: str) -> Answer:
@@ -92,9 +98,10 @@ def _from_url(url: str) -> Answer:
         _fail(url, "what answers is no iommud")
     # A report that the server calls stale says so in its first line, which is said below in any case.
     text = body.decode("utf-8", "replace")
-    if response.headers.get("Iommud-Stale") == "true":
+    stale = response.headers.get("Iommud-Stale") == "true"
+    if stale:
         text = text.partition("\n\n")[2] or text
-    return Answer(text, taken_at, exit_status)
+    return Answer(text, taken_at, exit_status, -math.inf if stale else math.inf)
 
 
 def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:

@@ -48,6 +48,10 @@ class Request:
     """By name in lower case."""
 
 
+STUCK_AFTER = 60.0
+"""Seconds that one look at a machine may take: the largest take a few."""
+
+
 class Answers:
     """Answers requests from what hangs on a board."""
 
@@ -56,13 +60,18 @@ class Answers:
         board: Board,
         own_metrics: Callable[[bool], bytes],
         *,
-        stale_after: float,
+        stale_after: float | None = None,
+        busy_for: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``stale_after`` is the age in seconds from which a report counts as stale; ``clock`` gives Unix seconds."""
+        """``stale_after`` is the age in seconds from which a report counts as stale; None: as its collector has it.
+
+        ``busy_for`` tells for how long the present look at the machine has lasted; ``clock`` gives Unix seconds.
+        """
         self._board = board
         self._own_metrics = own_metrics
         self._stale_after = stale_after
+        self._busy_for = busy_for
         self._clock = clock
         board.prepare_with(Edition.of)
         self._routes: Mapping[str, Callable[[Edition | None, Request], Answer]] = {
@@ -88,9 +97,13 @@ class Answers:
         return self._clock() - edition.publication.taken_at
 
     def _stale(self, edition: Edition) -> bool:
-        return self._age(edition) > self._stale_after
+        limit = edition.publication.stale_after if self._stale_after is None else self._stale_after
+        return self._age(edition) > limit
 
     def _healthy(self, _edition: Edition | None, _request: Request) -> Answer:
+        """Not healthy while one look at the machine does not end: whoever asks should start the process anew."""
+        if self._busy_for() > STUCK_AFTER:
+            return _plain(503, f"a look at the machine has lasted for {self._busy_for():.0f} seconds\n")
         return _plain(200, "healthy\n")
 
     def _ready(self, edition: Edition | None, _request: Request) -> Answer:

@@ -60,7 +60,12 @@ async def _collect(settings: Settings) -> int:
     collectors = (ActivityCollector(service.activity), ProcessCollector())
     server = None
     if settings.serve:
-        server = _open(settings, board, lambda openmetrics: exposition(*collectors, openmetrics=openmetrics))
+        server = _open(
+            settings,
+            board,
+            lambda openmetrics: exposition(*collectors, openmetrics=openmetrics),
+            lambda: service.busy_for,
+        )
     _on_reload(lambda: _reload(server, service))
     service.start()
     _settle()
@@ -77,8 +82,13 @@ async def _serve(settings: Settings) -> int:
 
     notifier, board, ended = Notifier(os.environ), Board(), asyncio.Event()
     _on_signals(ended.set)
-    server = _open(settings, board, lambda openmetrics: exposition(ProcessCollector(), openmetrics=openmetrics))
     follower = Follower(Path(settings.runtime_directory or DEFAULT_RUNTIME_DIRECTORY), board)
+    server = _open(
+        settings,
+        board,
+        lambda openmetrics: exposition(ProcessCollector(), openmetrics=openmetrics),
+        lambda: follower.busy_for,
+    )
     _on_reload(lambda: _reload_server(server, notifier, follower.look))
     await follower.start()
     notifier.ready("serving")
@@ -91,7 +101,9 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-def _open(settings: Settings, board: Board, own_metrics: Callable[[bool], bytes]) -> Server:
+def _open(
+    settings: Settings, board: Board, own_metrics: Callable[[bool], bytes], busy_for: Callable[[], float]
+) -> Server:
     """Listen, and begin to serve. Raises ListenError and TlsError."""
     from iommud.daemon.listen import inherited_sockets, names_of, open_listeners
     from iommud.daemon.tls import TlsFiles
@@ -102,7 +114,7 @@ def _open(settings: Settings, board: Board, own_metrics: Callable[[bool], bytes]
     sockets = open_listeners(
         settings.listen, tls=tls is not None, allow_plain=settings.allow_plain, inherited=inherited
     )
-    application = build_application(board, own_metrics, stale_after=settings.staleness)
+    application = build_application(board, own_metrics, stale_after=settings.stale_after, busy_for=busy_for)
     server = start(application, sockets, tls)
     log_event(logging.INFO, "listening", addresses=" ".join(names_of(sockets)), tls=tls is not None)
     return server

@@ -57,6 +57,8 @@ class Publication:
     """The collector's metrics in Prometheus' text format 0.0.4."""
     openmetrics: bytes
     """The same in OpenMetrics 1.0.0; may end in ``# EOF``."""
+    stale_after: float = 900.0
+    """Age in seconds from which the collector wants it to count as stale: it follows how often it looks."""
 
 
 class PublicationError(IommudError):
@@ -173,6 +175,7 @@ def _contents(publication: Publication) -> Iterator[tuple[str, bytes]]:
         "taken_at": publication.taken_at,
         "status": publication.status,
         "exit_status": publication.exit_status,
+        "stale_after": publication.stale_after,
     }
     yield META, f"{json.dumps(meta)}\n".encode()
 
@@ -221,6 +224,7 @@ def _read_all(directory: Path, place: int) -> Publication:
         page=_read(directory, place, FILES["page"]),
         metrics=_read(directory, place, FILES["metrics"]),
         openmetrics=_read(directory, place, FILES["openmetrics"]),
+        stale_after=_number(directory, meta, "stale_after"),
     )
 
 

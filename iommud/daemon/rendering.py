@@ -44,8 +44,10 @@ class Renderer:
         fail_on: FailOn = FailOn.WARNING,
         require_iommu: bool = False,
         function_groups: bool = False,
+        stale_after: float = 900.0,
     ) -> None:
         """``here``: the reports are about the machine that this process runs on."""
+        self._stale_after = stale_after
         self._activity = activity
         self._options = PageOptions(machine=os.uname().nodename if here else "")
         self._fail_on = fail_on
@@ -76,6 +78,7 @@ class Renderer:
             page=forms.page or page_before or b"",
             metrics=metrics,
             openmetrics=openmetrics,
+            stale_after=self._stale_after,
         )
         if forms.page is not None:
             yield first

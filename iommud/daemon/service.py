@@ -60,6 +60,7 @@ class CollectorService:
             fail_on=FailOn(settings.fail_on),
             require_iommu=settings.require_iommu,
             function_groups=settings.function_groups,
+            stale_after=settings.staleness,
         )
         self._rebuilder = Rebuilder(
             self._reader,
@@ -219,6 +220,11 @@ class CollectorService:
         else:
             self._ready, self._reloading = True, False
             self._notifier.ready(status)
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds that the present look at the machine has taken so far; 0 without one."""
+        return self._worker.busy_for
 
     def _ping(self) -> None:
         """A sign of life, from this loop, and none while the worker is stuck in one job."""

@@ -52,14 +52,21 @@ class Application:
         self.answers = answers
 
 
-def build_application(board: Board, own_metrics: Callable[[bool], bytes], *, stale_after: float) -> Application:
+def build_application(
+    board: Board,
+    own_metrics: Callable[[bool], bytes],
+    *,
+    stale_after: float | None = None,
+    busy_for: Callable[[], float] = lambda: 0.0,
+) -> Application:
     """Serve what hangs on a board.
 
     ``own_metrics`` gives the exposition of the serving process's own metrics, as OpenMetrics if it is called with
-    True, to follow the collector's. A report older than ``stale_after`` seconds is served as stale. From now on
+    True, to follow the collector's. A report older than ``stale_after`` seconds (None: than its collector says) is
+    served as stale; while ``busy_for`` gives more than a minute the process calls itself unhealthy. From now on
     ``Board.publish()`` compresses what it publishes, in the thread that calls it.
     """
-    return Application(Answers(board, own_metrics, stale_after=stale_after))
+    return Application(Answers(board, own_metrics, stale_after=stale_after, busy_for=busy_for))
 
 
 class Server:

@@ -273,3 +273,19 @@ def test_an_edition_holds_each_form_in_both_codings() -> None:
     edition = Edition.of(publication())
 
     assert gzip.decompress(b"".join(gzipped([edition.json]))) == publication().json
+
+
+@pytest.mark.parametrize(("age", "stale"), [(3599, "false"), (3601, "true")])
+def test_without_an_age_of_its_own_the_server_takes_the_collectors(age: float, stale: str) -> None:
+    board = Board()
+    board.publish(publication(stale_after=3600.0))
+    found = Answers(board, own_metrics, clock=lambda: TAKEN + age)
+
+    assert head(found.answer(Request("GET", "/report.txt", {})))["Iommud-Stale"] == stale
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0.0, 200), (59.0, 200), (61.0, 503)])
+def test_a_look_at_the_machine_that_does_not_end_is_not_healthy(seconds: float, status: int) -> None:
+    found = Answers(Board(), own_metrics, busy_for=lambda: seconds)
+
+    assert found.answer(Request("GET", "/-/healthy", {})).status == status
