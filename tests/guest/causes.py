@@ -44,7 +44,11 @@ CAUSES = (
         "Behind a PCIe-to-PCI bridge QEMU's virtio-iommu knows device 0 alone, since that is what requests carry; the "
         "kernel asks it about the function's own address, is refused, and the function stays without a group (no "
         "`Adding to iommu group` for it in `dmesg`, and its driver works all the same).",
-        lambda cell, result: _unknown_to_qemu(cell) and cell.kernel in GROUPED_BY_PROBES and _only(result, "ungrouped"),
+        lambda cell, result: (
+            _unknown_to_qemu(cell)
+            and (cell.kernel in GROUPED_BY_PROBES or bool(added(cell.steps)))
+            and _only(result, "ungrouped")
+        ),
     ),
     Cause(
         "As before 6.15 QEMU's virtio-iommu refuses a function behind a PCIe-to-PCI bridge whose device number is not "

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guest.cells import EXPECTED, FOUNDING, NAMED, SMOKE
+from tests.guest.cells import EXPECTED, FOUNDING, HOT_PLUG, NAMED, SMOKE
 from tests.guest.judge import Result
 from tests.guest.machine import Architecture, Cell, Iommu, LoadOrder
 from tests.guest.matrix import DIMENSIONS, LIST, MOST_BOOTS, matrix, possible
@@ -171,6 +171,7 @@ def virtio(kernel: str, topology: str, order: LoadOrder = LoadOrder.IOMMU_FIRST)
         (virtio("6.12", "two-nics-1-2"), ("ungrouped", "ungrouped"), "knows device 0 alone"),
         (virtio("6.12", "founding"), ("ungrouped",), None),
         (virtio("7.3", "two-nics-1-2"), ("no-groups",), "grouped in one pass"),
+        (HOT_PLUG["7.3-amd64-virtio-empty-bridge-q10-behind-bridge"], ("ungrouped",), "knows device 0 alone"),
         (virtio("6.1", "founding"), ("no-groups",), "No kernel driver"),
         (SMOKE["founding-smmuv3"], ("ungrouped",), "one function for each stream"),
         (SMOKE["founding-smmuv3"], ("split",), None),
