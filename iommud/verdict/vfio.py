@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from iommud.address import Address
@@ -174,13 +174,16 @@ class _Desk:
     analysis: Analysis
     dangers: Dangers
     drivers_shown: bool
+    coarsest: Mapping[Address, Group]
+    """Where facts are missing, the largest group each function can belong to; empty where nothing is open."""
 
     @classmethod
     def of(cls, report: Report) -> _Desk:
         if report.analysis is None:
             raise ValueError("this report was stripped of its analysis")
         shown = any(one.driver is not None for one in report.analysis.snapshot.functions)
-        return cls(report, report.analysis, Dangers.of(report, report.analysis), shown)
+        coarsest = {address: group for group in report.coarsest or () for address in group}
+        return cls(report, report.analysis, Dangers.of(report, report.analysis), shown, coarsest)
 
     def number(self, function: PciFunction) -> int | None:
         found = self.report.actual.number_of.get(function.address)
@@ -242,9 +245,7 @@ class _Desk:
         if not self.report.judged:
             yield f"whether the group is isolated was not judged: {self.report.usage_reason}"
             return
-        coarsest = self.report.expected if self.report.expected is not None else self.report.coarsest or ()
-        wider = any(not group.isdisjoint(addresses) and not group <= addresses for group in coarsest)
-        if self.report.expected is None and wider:
+        if any(not self.coarsest[one] <= addresses for one in addresses if one in self.coarsest):
             yield "facts are missing that decide whether the group is isolated: see the undecidable finding of check"
 
 
