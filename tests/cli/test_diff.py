@@ -173,6 +173,13 @@ def test_the_answer_goes_into_a_file(machines: Machines, tmp_path: Path, capsys:
     assert call("diff", machines["right"], machines["split"], "-o", str(tmp_path / "nowhere" / "x")) == 2
 
 
+def test_an_answer_that_nobody_can_take_is_no_difference(machines: Machines) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        answer = run("diff", machines["right"], machines["split"], stdout=full)
+
+    assert (answer.returncode, answer.stderr.count("\n")) == (4, 1)
+
+
 def test_help_names_its_own_exit_statuses(capsys: Capture) -> None:
     assert call("diff", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
