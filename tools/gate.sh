@@ -25,7 +25,8 @@ step() {
 step "ruff format" ruff format --check --quiet .
 step "ruff check" ruff check --quiet .
 step "mypy" mypy
-step "pytest" pytest -n auto --cov --cov-report=term "$@"
+# A short place for temporary files: the names of sockets have room for 107 bytes only.
+step "pytest" pytest -n auto --basetemp=.cache/t --cov --cov-report=term "$@"
 # Says nothing where all is well, so that pytest has the last word.
 python tools/pure_coverage.py || failed="$failed, coverage of the pure modules"
 

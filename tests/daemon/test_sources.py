@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +47,20 @@ class Kernel:
 @contextmanager
 def fed(capture: Capture, **settings: Any) -> Iterator[tuple[Daemon, Kernel]]:
     """A daemon that looks only when it is told to."""
-    path = capture.root / "events"
+    # The name of a socket has room for 107 bytes only, and the checkout may lie deep.
+    place = os.open(capture.root, os.O_PATH | os.O_DIRECTORY)
+    path = Path(f"/proc/{os.getpid()}/fd/{place}/events")
     known = {"reconcile_interval": 3600.0, "watch_groups": False, **settings}
-    with daemon(capture, program=FED, arguments=(str(path),), **known) as running:
-        kernel = Kernel(path)
-        eventually(running.ready)
-        try:
-            yield running, kernel
-        finally:
-            kernel.close()
+    try:
+        with daemon(capture, program=FED, arguments=(str(path),), **known) as running:
+            kernel = Kernel(path)
+            eventually(running.ready)
+            try:
+                yield running, kernel
+            finally:
+                kernel.close()
+    finally:
+        os.close(place)
 
 
 def test_an_event_makes_it_look_and_is_counted_by_what_happened(capture: Capture) -> None:
