@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench image guest guest-matrix setup clean
+.PHONY: check demo format update-golden mutation bench bench-daemon image guest guest-matrix setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
