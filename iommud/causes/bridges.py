@@ -20,20 +20,26 @@ _CLASS_EVENT_COLLECTOR = 0x0807
 _PORT_DRIVER = "pcieport"
 
 
-def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
+def propose(facts: Facts, _finding: Finding) -> Iterator[Hypothesis]:
     """Bridges that nobody probed, and bridges that the VIOT code left out."""
-    yield from _not_probed(facts, finding)
-    yield from _viot_alias(facts, finding)
+    yield from _not_probed(facts)
+    yield from _viot_alias(facts)
 
 
-def _not_probed(facts: Facts, _finding: Finding) -> Iterator[Hypothesis]:
+def _not_probed(facts: Facts) -> Iterator[Hypothesis]:
+    left = facts.once(_unmatched)
+    if left:
+        yield Hypothesis(CauseId.BRIDGES_NOT_PROBED, World(unprobed=left), lambda proof: _tell_not_probed(facts, proof))
+
+
+def _unmatched(facts: Facts) -> frozenset[Address]:
     """The port driver's table matches every bridge, so none is left out where the driver is there at all."""
     if not facts.order_matters or _has_port_driver(facts):
-        return
+        return frozenset()
     bridges = [one for one in facts.snapshot.functions if _matches_port_driver(one) and one.driver is None]
-    left = frozenset(one.address for one in bridges if _lacks_group(facts, one.address))
-    if left and not any(one.address in facts.numbers for one in bridges):
-        yield Hypothesis(CauseId.BRIDGES_NOT_PROBED, World(unprobed=left), lambda proof: _tell_not_probed(facts, proof))
+    if any(one.address in facts.numbers for one in bridges):
+        return frozenset()
+    return frozenset(one.address for one in bridges if _lacks_group(facts, one.address))
 
 
 def _has_port_driver(facts: Facts) -> bool:
@@ -63,14 +69,18 @@ def _tell_not_probed(facts: Facts, proof: Proof) -> Telling:
     )
 
 
-def _viot_alias(facts: Facts, _finding: Finding) -> Iterator[Hypothesis]:
+def _viot_alias(facts: Facts) -> Iterator[Hypothesis]:
+    left = facts.once(_left_by_viot)
+    if left:
+        yield Hypothesis(CauseId.VIOT_ALIAS_BUG, World(unprobed=left), lambda proof: _tell_viot(facts, proof))
+
+
+def _left_by_viot(facts: Facts) -> frozenset[Address]:
     """``viot_pci_dev_iommu_init()`` before commit 47d26684185d."""
     kernel = facts.kernel
     if facts.platform.firmware.viot is None or not kernel.at_least(5, 14) or kernel.at_least(6, 4):
-        return
-    left = frozenset(one.address for one in facts.snapshot.functions if _is_left_by_viot(facts, one))
-    if left:
-        yield Hypothesis(CauseId.VIOT_ALIAS_BUG, World(unprobed=left), lambda proof: _tell_viot(facts, proof))
+        return frozenset()
+    return frozenset(one.address for one in facts.snapshot.functions if _is_left_by_viot(facts, one))
 
 
 def _is_left_by_viot(facts: Facts, bridge: PciFunction) -> bool:

@@ -37,8 +37,11 @@ def explain_causes(report: Report, *, limit: int = SEARCH_LIMIT) -> Report:
     facts = Facts(report, report.analysis, Budget.of(limit))
     causes = {one.id: found for one in findings if (found := causes_of(facts, one))}
     spent = sorted(facts.budget.spent_up - causes.keys())
-    notes = tuple(f"search limit: the causes of {one} were not looked for to the end" for one in spent)
-    return replace(report, causes=causes, notes=(*report.notes, *notes))
+    if not spent:
+        return replace(report, causes=causes)
+    others = f" and of {len(spent) - 1} more" if len(spent) > 1 else ""
+    note = f"search limit: the causes of {spent[0]}{others} were not looked for to the end"
+    return replace(report, causes=causes, notes=(*report.notes, note))
 
 
 def causes_of(facts: Facts, finding: Finding) -> tuple[Cause, ...]:
@@ -71,6 +74,8 @@ class _Proved:
 
 
 def _replayed(facts: Facts, finding: Finding) -> list[_Proved]:
+    if not facts.budget.spend(finding, 1):
+        return []
     if finding.kind is not Kind.UNISOLATED and reproduces(facts, finding, World()) is not None:
         return []  # nothing needs to have been otherwise, so nothing can be proved to have been
     proposed = [one for module in REPLAYED for one in module.propose(facts, finding)]

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from iommud.address import Address
 from iommud.causes.replay import Neighbours
 from iommud.causes.world import AcsAtGrouping, AcsThen, switched
 from iommud.kernel import Kernel
 from iommud.model.acs import AcsState
-from iommud.model.groups import Group, GroupingModel
-from iommud.model.topology import Topology
+from iommud.model.groups import Group, GroupingModel, closure
+from iommud.model.topology import Bus, BusId, Topology
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.findings import Finding
 from iommud.verdict.report import Analysis, Report
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 SEARCH_LIMIT = 20_000
 """Decisions of the kernel's that the search for one finding may replay."""
-_FINDINGS = 10
+_FINDINGS = 20
 """How many such searches all the findings of a report may cost together."""
 _GROUPED = re.compile(r"\b([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]): Adding to iommu group (\d+)")
+
+_Found = TypeVar("_Found")
 
 StreamId = tuple[object, int]
 """An SMMU, and a stream of it."""
@@ -44,6 +46,14 @@ class Budget:
     """For all the others together."""
     spent_up: set[str] = field(default_factory=set)
     """Ids of findings whose search ended for lack of it."""
+
+    def spend(self, finding: Finding, amount: int) -> bool:
+        """Take something out for a finding, and say whether there was any left."""
+        if self.left <= 0:
+            self.spent_up.add(finding.id)
+            return False
+        self.left -= amount
+        return True
 
     @classmethod
     def of(cls, limit: int) -> Budget:
@@ -61,6 +71,14 @@ class Facts:
     _models: dict[AcsThen, tuple[GroupingModel, ...]] = field(default_factory=dict)
     _places: dict[AcsThen, Mapping[Address, Group]] = field(default_factory=dict)
     _neighbours: dict[int, Neighbours] = field(default_factory=dict)
+    _concerned: dict[tuple[str, AcsThen], frozenset[Address]] = field(default_factory=dict)
+    _once: dict[Callable[[Facts], object], object] = field(default_factory=dict)
+
+    def once(self, work: Callable[[Facts], _Found]) -> _Found:
+        """What a function of these facts gives, worked out the first time that it is asked for."""
+        if work not in self._once:
+            self._once[work] = work(self)
+        return cast("_Found", self._once[work])
 
     @property
     def snapshot(self) -> Snapshot:
@@ -175,15 +193,43 @@ class Facts:
         return self._neighbours.setdefault(id(model), Neighbours(model))
 
     def place(self, then: AcsThen) -> Mapping[Address, Group]:
-        """The class of each function in the closure with ACS as it was, the coarsest where bytes are missing."""
+        """The class of each function in the closure with ACS as it was, the coarsest where bytes are missing.
+
+        Where only some functions were different, functions that these cannot have touched may be left out.
+        """
         if then not in self._places:
-            groups = self.models(then)[-1].expected().groups
+            model = self.models(then)[-1]
+            altered = then.on | then.off
+            if then.cleared or then.override or not altered:
+                groups = model.expected().groups
+            else:
+                ties = tuple(tie for bus in self._touched(altered) for tie in model.ties_of(bus))
+                groups = closure(ties, {one for tie in ties for one in (tie.one, tie.other)}).groups
             self._places[then] = {one: group for group in groups for one in group}
         return self._places[then]
 
+    def _touched(self, altered: frozenset[Address]) -> Iterable[Bus]:
+        """The buses of these functions, and all below them."""
+        waiting = list(dict.fromkeys(one[:2] for one in sorted(altered)))
+        below = self.once(_buses_below)
+        met: set[BusId] = set()
+        while waiting:
+            bus = waiting.pop()
+            if bus not in met:
+                met.add(bus)
+                waiting += below.get(bus, ())
+                yield self.topology.buses[bus]
+
     def concerned(self, finding: Finding, then: AcsThen) -> frozenset[Address]:
         """The functions that a cause of the finding must account for: whole classes, and whole groups of the kernel."""
-        now, place = self.place(AcsThen()), self.place(then)
+        key = (finding.id, then)
+        if key not in self._concerned:
+            self._concerned[key] = self._closed(finding, self.place(AcsThen()), self.place(then))
+        return self._concerned[key]
+
+    def _closed(
+        self, finding: Finding, now: Mapping[Address, Group], place: Mapping[Address, Group]
+    ) -> frozenset[Address]:
         waiting = [
             one for one in (*finding.devices, *_members(finding.groups), *_members(finding.expected)) if one in now
         ]
@@ -193,7 +239,7 @@ class Facts:
             one = waiting.pop()
             if one not in found:
                 found.add(one)
-                for group in (now[one], place[one], self._group_of(one)):
+                for group in (now[one], place.get(one, now[one]), self._group_of(one)):
                     if group not in met:
                         met.add(group)
                         waiting += group
@@ -222,3 +268,13 @@ class Facts:
 
 def _members(groups: Iterable[Group]) -> Iterable[Address]:
     return (one for group in groups for one in group)
+
+
+def _buses_below(facts: Facts) -> Mapping[BusId, Sequence[BusId]]:
+    """For each bus the buses right below: those of its bridges, and the virtual ones."""
+    found: dict[BusId, list[BusId]] = {}
+    for bus in facts.topology.buses.values():
+        above = bus.virtual_parent if bus.bridge is None else bus.bridge.address[:2]
+        if above is not None:
+            found.setdefault(above, []).append(bus.id)
+    return found

@@ -91,7 +91,7 @@ def _behind_conventional(facts: Facts, function: PciFunction) -> bool:
 
 
 def _endpoint_unknown(facts: Facts) -> Iterator[Hypothesis]:
-    refused = _unknown_endpoints(facts)
+    refused = facts.once(_unknown_endpoints)
     if refused:
         world = World(refused=refused)
         yield Hypothesis(CauseId.VIRTIO_ENDPOINT_UNKNOWN, world, lambda proof: _tell_unknown(facts, refused, proof))
@@ -156,19 +156,25 @@ def _tell_lookup(facts: Facts, *, certain: bool) -> Telling:
 
 
 def _coverage(facts: Facts) -> Iterator[Hypothesis]:
-    """Each ID of the alias walk is translated; the first that fails ends it with an error.
+    gaps = facts.once(_uncovered)
+    refused = frozenset(gaps)
+    if refused:
+        world = World(refused=refused)
+        yield Hypothesis(CauseId.FIRMWARE_COVERAGE, world, lambda proof: _tell_coverage(facts, gaps, proof))
 
-    From 6.15 on ACPI keeps what was translated before, and the function is grouped all the same.
+
+def _uncovered(facts: Facts) -> dict[Address, Address]:
+    """Functions that firmware maps, each with an ID of its alias walk that firmware does not map.
+
+    Each of these IDs is translated, and the first that fails ends the walk with an error. From 6.15 on ACPI keeps what
+    was translated before, and the function is grouped all the same.
     """
     platform = facts.platform
     kept = facts.kernel.at_least(6, 15) and platform.firmware.host_bridges is None
     if platform.by_firmware is not True or kept or not platform.firmware.maps_ids:
-        return
-    gaps = {one.address: gap for one in facts.snapshot.functions if (gap := _uncovered_alias(facts, one)) is not None}
-    refused = frozenset(one for one in gaps if facts.should_join(one))
-    if refused:
-        world = World(refused=refused)
-        yield Hypothesis(CauseId.FIRMWARE_COVERAGE, world, lambda proof: _tell_coverage(facts, gaps, proof))
+        return {}
+    functions = (one for one in facts.snapshot.functions if facts.should_join(one.address))
+    return {one.address: gap for one in functions if (gap := _uncovered_alias(facts, one)) is not None}
 
 
 def _uncovered_alias(facts: Facts, function: PciFunction) -> Address | None:

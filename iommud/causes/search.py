@@ -31,7 +31,10 @@ def reproduces(facts: Facts, finding: Finding, world: World) -> Proof | None:
 
     Where missing bytes could decide either way, both ways must give it, in the same order.
     """
+    if not facts.budget.spend(finding, 1):
+        return None
     concerned = facts.concerned(finding, world.acs)
+    facts.budget.spend(finding, len(concerned) // 4)
     joining = sorted((one for one in concerned if facts.should_join(one)), key=facts.rank.__getitem__)
     models = facts.models(world.acs)
     case = _Case(facts, finding, world, joining)
@@ -172,10 +175,9 @@ class _OrderSearch:
 
     def _fits(self, address: Address, wanted: int | None) -> bool:
         budget = self.facts.budget
-        if self._spent >= budget.each or budget.left <= 0:
+        if self._spent >= budget.each or not budget.spend(self.finding, 1):
             budget.spent_up.add(self.finding.id)
             return False
         self._spent += 1
-        budget.left -= 1
         function = self.facts.function(address)
         return self.kernel.found_by(function) == wanted and not self.streams.refuses(function)

@@ -127,11 +127,15 @@ class GroupingModel:
     def ties(self) -> Iterator[Tie]:
         """Every tie, bus by bus."""
         for bus in self.topology.buses.values():
-            upward = self.upward_set(self.topology.chains[bus.id])
-            if upward:
-                yield from self._ties_to(upward, bus.functions)
-            else:
-                yield from self._ties_on(bus)
+            yield from self.ties_of(bus)
+
+    def ties_of(self, bus: Bus) -> Iterator[Tie]:
+        """The ties of the functions on one bus, among each other and to what lies above."""
+        upward = self.upward_set(self.topology.chains[bus.id])
+        if upward:
+            yield from self._ties_to(upward, bus.functions)
+        else:
+            yield from self._ties_on(bus)
 
     def upward_set(self, chain: tuple[PciFunction, ...]) -> list[PciFunction]:
         """The bridges that a whole bus falls together with, in the order in which the kernel meets them.

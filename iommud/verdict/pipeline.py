@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from iommud.address import Address
 from iommud.kernel import KNOWN_VERSIONS, Kernel, identify
@@ -199,6 +200,7 @@ class _Check:
         return closure.restricted_to(self.scope.joins)
 
     def _cleared(self, state: AcsState) -> Callable[[], tuple[Group, ...]]:
+        @cache
         def compute() -> tuple[Group, ...]:
             cleared = replace(state, unknown=False, control_cleared=True)
             return self._model(cleared).expected().groups
