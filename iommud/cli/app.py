@@ -226,6 +226,26 @@ def vfio(
 
 
 @app.command()
+def defects(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The defect to tell of; default: list all.")
+    ] = None,
+    affecting: Annotated[
+        str | None,
+        typer.Option("--affecting", metavar="KERNEL", help="Only defects that this release has or may have."),
+    ] = None,
+    qemu: Annotated[
+        str | None, typer.Option("--qemu", metavar="VERSION", help="And those of this QEMU, below a guest.")
+    ] = None,
+    format_: SHOW_FORMAT = ShowFormat.TEXT,
+) -> int:
+    """List known defects of kernels and QEMU that bear on groups, or those of a release before you run it."""
+    from iommud.cli.knowing import show_defects
+
+    return show_defects(name, affecting, qemu, format_)
+
+
+@app.command()
 def capture(
     place: Annotated[
         str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: here.")

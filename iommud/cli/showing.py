@@ -47,7 +47,7 @@ def show_tree(machine: Machine, format_: ShowFormat, colour: Colour) -> int:
 
     report = machine.report()
     if format_ is ShowFormat.JSON:
-        return _print_json(tree_data(report))
+        return print_json(tree_data(report))
     emit(render_tree(report, style=output_style(colour), names=names_for([report])))
     return 0
 
@@ -59,7 +59,7 @@ def show_groups(machine: Machine, format_: ShowFormat, colour: Colour) -> int:
 
     report = machine.report()
     if format_ is ShowFormat.JSON:
-        return _print_json(groups_data(report))
+        return print_json(groups_data(report))
     emit(render_groups(report, style=output_style(colour), names=names_for([report])))
     return 0
 
@@ -79,7 +79,7 @@ def show_explanation(machine: Machine, texts: list[str], format_: ShowFormat, co
     else:
         data = explain_two_data(report, *addresses)
         text = render_two(data, style=style, names=names)
-    return _print_json(data) if format_ is ShowFormat.JSON else _print(text)
+    return print_json(data) if format_ is ShowFormat.JSON else _print(text)
 
 
 def _addresses(texts: list[str]) -> list[Address]:
@@ -104,5 +104,6 @@ def _print(text: str) -> int:
     return 0
 
 
-def _print_json(data: Any) -> int:
+def print_json(data: Any) -> int:
+    """One line of JSON on standard output."""
     return _print(json.dumps(data, separators=(",", ":")) + "\n")
