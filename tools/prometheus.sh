@@ -17,7 +17,11 @@ if [ ! -x "$cache/usr/bin/promtool" ]; then
     fresh=$(mktemp -d "$cache.XXXXXX")
     trap 'rm -rf "$fresh"' EXIT
     trap 'exit 1' HUP INT TERM
-    (cd "$fresh" && apt-get -qq download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb) >&2
+    # From Debian 13 on promtool is a package of its own.
+    packages=prometheus
+    apt-cache show promtool >/dev/null 2>&1 && packages="prometheus promtool"
+    # shellcheck disable=SC2086 # a list of packages
+    (cd "$fresh" && apt-get -qq download $packages && for deb in *.deb; do dpkg -x "$deb" .; done && rm ./*.deb) >&2
     [ -e "$cache" ] || mv -T "$fresh" "$cache" 2>/dev/null || [ -x "$cache/usr/bin/promtool" ]
 fi
 echo "$cache/usr/bin"

@@ -22,7 +22,7 @@ def disassembled(data: bytes, folder: Path) -> list[tuple[str, str]]:
     table = folder / "table.aml"
     table.write_bytes(data)
     subprocess.run(["iasl", "-d", table], check=True, capture_output=True, cwd=folder)
-    line = re.compile(r"^\[[0-9A-F]+h [0-9]+ +[0-9]+\] +(.+?) : (.*)$", re.MULTILINE)
+    line = re.compile(r"^\[[0-9A-F]+h [0-9]+ +[0-9A-F]+h?\] +(.+?) : (.*)$", re.MULTILINE)
     return line.findall(table.with_suffix(".dsl").read_text())
 
 
