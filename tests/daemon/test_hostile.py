@@ -229,13 +229,13 @@ def test_no_client_keeps_an_honest_scraper_from_its_metrics_or_makes_memory_grow
 ) -> None:
     server, secure = target
     context = client() if secure else None
-    before = server.resident
+    sizes = [server.resident]
 
-    assert max(wave(attack, server, context, context)) < PATIENCE
-    after_one = server.resident
-    assert max(wave(attack, server, context, context)) < PATIENCE
-    after_two = server.resident
+    # On a busy machine one wave may not reach the most that is ever held at once; growth has to end all the same.
+    while len(sizes) < 3 or (sizes[-1] - sizes[-2] >= SLACK and len(sizes) < 6):
+        assert max(wave(attack, server, context, context)) < PATIENCE
+        sizes.append(server.resident)
 
-    assert after_one - before < GROWTH
-    assert after_two - after_one < SLACK
+    assert sizes[-1] - sizes[0] < GROWTH
+    assert sizes[-1] - sizes[-2] < SLACK
     assert server.process.poll() is None
