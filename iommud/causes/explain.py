@@ -36,7 +36,7 @@ def explain_causes(report: Report, *, limit: int = SEARCH_LIMIT) -> Report:
         return report
     facts = Facts(report, report.analysis, Budget.of(limit))
     causes = {one.id: found for one in findings if (found := causes_of(facts, one))}
-    spent = sorted(facts.budget.spent_up - causes.keys())
+    spent = sorted({one.id for one in facts.budget.spent_up.values()} - causes.keys())
     if not spent:
         return replace(report, causes=causes)
     others = f" and of {len(spent) - 1} more" if len(spent) > 1 else ""

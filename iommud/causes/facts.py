@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SEARCH_LIMIT = 20_000
 """Decisions of the kernel's that the search for one finding may replay."""
-_FINDINGS = 20
+_FINDINGS = 10
 """How many such searches all the findings of a report may cost together."""
 _GROUPED = re.compile(r"\b([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]): Adding to iommu group (\d+)")
 
@@ -44,13 +44,13 @@ class Budget:
     """For one finding."""
     left: int = _FINDINGS * SEARCH_LIMIT
     """For all the others together."""
-    spent_up: set[str] = field(default_factory=set)
-    """Ids of findings whose search ended for lack of it."""
+    spent_up: dict[int, Finding] = field(default_factory=dict)
+    """Findings whose search ended for lack of it, by identity: their ids take long to work out."""
 
     def spend(self, finding: Finding, amount: int) -> bool:
         """Take something out for a finding, and say whether there was any left."""
         if self.left <= 0:
-            self.spent_up.add(finding.id)
+            self.spent_up[id(finding)] = finding
             return False
         self.left -= amount
         return True
@@ -71,7 +71,7 @@ class Facts:
     _models: dict[AcsThen, tuple[GroupingModel, ...]] = field(default_factory=dict)
     _places: dict[AcsThen, Mapping[Address, Group]] = field(default_factory=dict)
     _neighbours: dict[int, Neighbours] = field(default_factory=dict)
-    _concerned: dict[tuple[str, AcsThen], frozenset[Address]] = field(default_factory=dict)
+    _concerned: dict[tuple[int, AcsThen], frozenset[Address]] = field(default_factory=dict)
     _once: dict[Callable[[Facts], object], object] = field(default_factory=dict)
 
     def once(self, work: Callable[[Facts], _Found]) -> _Found:
@@ -222,7 +222,7 @@ class Facts:
 
     def concerned(self, finding: Finding, then: AcsThen) -> frozenset[Address]:
         """The functions that a cause of the finding must account for: whole classes, and whole groups of the kernel."""
-        key = (finding.id, then)
+        key = (id(finding), then)
         if key not in self._concerned:
             self._concerned[key] = self._closed(finding, self.place(AcsThen()), self.place(then))
         return self._concerned[key]

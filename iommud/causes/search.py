@@ -129,6 +129,7 @@ class _OrderSearch:
     streams: Streams
     functions: Sequence[Address]
     _spent: int = 0
+    _is_over: bool = False
     _seen: set[frozenset[Address]] = field(default_factory=set)
 
     def find(self) -> list[Address] | None:
@@ -139,6 +140,8 @@ class _OrderSearch:
         waiting = [self._next(path, entries)]
         while waiting and len(path) < len(self.functions):
             one = next(waiting[-1], None)
+            if self._is_over:
+                return None
             if one is None:
                 waiting.pop()
                 if path:
@@ -167,6 +170,8 @@ class _OrderSearch:
         lowest = min((numbers[one] for one in self.functions if numbers[one] not in begun), default=None)
         entry = next((one for one in entries if one not in done), None)
         for one in self.functions:
+            if self._is_over:
+                return
             if one in done or (one in logged and one != entry):
                 continue
             number = numbers[one]
@@ -176,7 +181,8 @@ class _OrderSearch:
     def _fits(self, address: Address, wanted: int | None) -> bool:
         budget = self.facts.budget
         if self._spent >= budget.each or not budget.spend(self.finding, 1):
-            budget.spent_up.add(self.finding.id)
+            budget.spent_up[id(self.finding)] = self.finding
+            self._is_over = True
             return False
         self._spent += 1
         function = self.facts.function(address)
