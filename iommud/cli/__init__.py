@@ -53,7 +53,7 @@ def _run(arguments: list[str] | None) -> int:
     from typer import Abort
     from typer.main import get_command
 
-    from iommud.cli.app import app
+    from iommud.cli.daemon_verbs import app
     from iommud.errors import IommudError
 
     try:
