@@ -51,7 +51,10 @@ def test_ivrs_agrees_with_iasl(tmp_path: Path) -> None:
 
     assert [block.device_id] == numbers(lines, "DeviceId")
     assert [block.register_base] == numbers(lines, "Base Address")
-    entries = zip(numbers(lines, "Entry Type"), numbers(lines, "Device ID"), strict=True)
+    # Newer listings call the type of an entry what they call that of a block, and say in words which it is.
+    newer = [(label, value) for label, value in lines if "[Device Entry" in value]
+    kinds = numbers(lines, "Entry Type") or numbers(newer, "Subtable Type")
+    entries = zip(kinds, numbers(lines, "Device ID"), strict=True)
     selected = [rid for kind, rid in entries if kind == 2]
     alias, special = numbers(lines, "Source Used Device ID")
     singles = [item.first for item in block.covered if item.first == item.last]
