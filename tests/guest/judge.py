@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iommud.api import read_sysfs
+from iommud.api import check_sysfs
 from iommud.render.json import report_document
-from iommud.verdict.pipeline import check
 from tests.guest.boot import Boot, Outcome
 from tests.guest.machine import Cell
 from tests.guest.plan import END
@@ -146,7 +145,7 @@ def _inside(boot: Boot, label: str) -> Document:
 
 def _outside(capture: Path) -> Document:
     try:
-        return json.loads(json.dumps(report_document(check(read_sysfs(str(capture))))))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(report_document(check_sysfs(str(capture)))))  # type: ignore[no-any-return]
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here is a result of the lab
         return {"status": "error", "error": str(error)}
 
