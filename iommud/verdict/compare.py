@@ -79,12 +79,10 @@ class Comparison:
     def _ties_between(self, members: tuple[Address, ...]) -> tuple[Reason, ...]:
         """The ties along shortest chains from the lowest member into each other group."""
         numbers = self.actual.number_of
-        found: dict[Reason, None] = {}
-        for number in dict.fromkeys(numbers[one] for one in members[1:]):
-            goals = [one for one in members if numbers[one] == number]
-            for tie in self.explainer.chain(members[0], goals) or ():
-                found[self.explainer.reason(tie)] = None
-        return _limited(found)
+        chains = self.explainer.chains(members[0], {one: numbers[one] for one in members})
+        wanted = dict.fromkeys(numbers[one] for one in members[1:])
+        ties = dict.fromkeys(tie for number in wanted for tie in chains.get(number, ()))
+        return _limited(dict.fromkeys(map(self.explainer.reason, ties)))
 
     def _ungrouped(self) -> Iterator[Finding]:
         if not self.ungrouped:

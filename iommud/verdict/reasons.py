@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -142,17 +142,29 @@ class Explainer:
     def chain(self, start: Address, goals: Container[Address]) -> tuple[Tie, ...] | None:
         """A shortest chain of ties from one function to any of the others; None if nothing joins them."""
         came: dict[Address, Tie | None] = {start: None}
+        reached = next((here for here in self._walk(start, came) if here in goals), None)
+        return None if reached is None else self._back(reached, came)
+
+    def chains(self, start: Address, places: Mapping[Address, int]) -> Mapping[int, tuple[Tie, ...]]:
+        """A shortest chain from one function into each place that ties join it to, its own place among them."""
+        came: dict[Address, Tie | None] = {start: None}
+        first: dict[int, Address] = {}
+        for here in self._walk(start, came):
+            if here in places:
+                first.setdefault(places[here], here)
+        return {place: self._back(reached, came) for place, reached in first.items()}
+
+    def _walk(self, start: Address, came: dict[Address, Tie | None]) -> Iterator[Address]:
+        """What ties join to a function, nearest first; ``came`` gets the tie by which each was reached."""
         waiting = deque([start])
         while waiting:
             here = waiting.popleft()
-            if here in goals:
-                return self._back(here, came)
+            yield here
             for tie in self._ties_at(here):
                 there = tie.other if tie.one == here else tie.one
                 if there not in came:
                     came[there] = tie
                     waiting.append(there)
-        return None
 
     def _ties_at(self, address: Address) -> Sequence[Tie]:
         if not self._neighbours:
