@@ -40,7 +40,7 @@ def check(
     ``kernel`` overrides the kernel that the snapshot names. ``evidence`` is asked only if there is something to
     explain: it gives the snapshot with the kernel log and the modules.
     """
-    report = _judged(snapshot, kernel)
+    report = judge(snapshot, kernel)
     if report.analysis is None or not any(one.calls_for_cause for one in report.findings):
         return report
     from iommud.causes.explain import explain_causes  # noqa: PLC0415 - machines that are right never need it
@@ -50,8 +50,8 @@ def check(
     return explain_causes(report)
 
 
-def _judged(snapshot: Snapshot, kernel: Kernel | None) -> Report:
-    """The report without causes."""
+def judge(snapshot: Snapshot, kernel: Kernel | None = None) -> Report:
+    """The report without causes, as ``check`` gives it otherwise."""
     found = kernel or identify(snapshot.kernel_release, snapshot.kernel_version)
     topology = Topology.of(snapshot, Quirks.bundled(found.version))
     platform = survey(snapshot, found)
@@ -126,21 +126,8 @@ class _Check:
         yield from self.platform.firmware.problems
 
     def _model(self, state: AcsState) -> GroupingModel:
-        aliases = Aliases(self.topology, self._firmware_aliases(), _logged_aliases(self.snapshot))
+        aliases = aliases_of(self.topology, self.platform, self.snapshot)
         return GroupingModel(AcsModel(self.topology, state), aliases, self.scope.joins)
-
-    def _firmware_aliases(self) -> Mapping[Address, frozenset[int]]:
-        """Aliases that the IVRS table gives to functions on the same bus; others are programmed without a mask."""
-        ivrs = self.platform.firmware.ivrs
-        if ivrs is None or not any(block.aliases for block in ivrs.blocks_used()):
-            return {}
-        found: dict[Address, frozenset[int]] = {}
-        for address in self.topology.functions:
-            domain = address.domain if self.kernel.at_least(6, 0) else 0
-            alias = ivrs.alias_of(domain, address.requester_id)
-            if alias is not None and alias != address.requester_id and alias >> 8 == address.bus:
-                found[address] = frozenset({alias & 0xFF})
-        return found
 
     def _state(self) -> AcsState:
         """The current registers, and the out-of-tree override if the kernel's groups show it at work."""
@@ -259,6 +246,25 @@ class _Check:
             by_gap.setdefault(self.topology.functions[address].config.gap, []).append(address)
         reasons = [_missing(gap, addresses) for gap, addresses in by_gap.items()]
         return _undecidable(tuple(sorted(unknown)), reasons, "bytes")
+
+
+def aliases_of(topology: Topology, platform: Platform, snapshot: Snapshot) -> Aliases:
+    """The alias facts of a machine, with what its firmware and its kernel log tell."""
+    return Aliases(topology, _firmware_aliases(topology, platform), _logged_aliases(snapshot))
+
+
+def _firmware_aliases(topology: Topology, platform: Platform) -> Mapping[Address, frozenset[int]]:
+    """Aliases that the IVRS table gives to functions on the same bus; others are programmed without a mask."""
+    ivrs = platform.firmware.ivrs
+    if ivrs is None or not any(block.aliases for block in ivrs.blocks_used()):
+        return {}
+    found: dict[Address, frozenset[int]] = {}
+    for address in topology.functions:
+        domain = address.domain if platform.kernel.at_least(6, 0) else 0
+        alias = ivrs.alias_of(domain, address.requester_id)
+        if alias is not None and alias != address.requester_id and alias >> 8 == address.bus:
+            found[address] = frozenset({alias & 0xFF})
+    return found
 
 
 def _missing(gap: Gap | None, addresses: list[Address]) -> Reason:
