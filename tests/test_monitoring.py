@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Alerting rules and dashboard: each does what it says, on a real Prometheus, with metrics that iommud exports."""
+"""Alerting rules: each does what it says, on a real Prometheus, with metrics that iommud exports."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -18,42 +16,21 @@ from iommud.daemon import families
 from iommud.render.prometheus import Metric, Type
 from iommud.verdict.findings import Kind, Severity
 from tests.prometheus import Server, eventually, prometheus_over, run_promtool, served
+from tests.test_dashboard import EXPORTED, metrics_in
 from tools.fleet_bench import BROKEN, GUEST, HOST, Machine, exposition, series
 
 ROOT = Path(__file__).parent.parent
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "iommud.rules.yml"
 RULE_TESTS = MONITORING / "iommud.rules.test.yml"
-DASHBOARD = MONITORING / "grafana-dashboard.json"
 DOCUMENTS = "https://iommud.invalid/"
 
-EXPORTED = {metric.name for metric in families.ALL}
 OF_NODE_EXPORTER = {"node_textfile_mtime_seconds"}
-
-_METRIC = re.compile(r"\b(?:iommud|process|node)_\w+")
-
-
-def metrics_in(expression: str) -> set[str]:
-    """The families that an expression names; series of a histogram count as their family."""
-    return {re.sub(r"_bucket$|_sum$|_count$", "", name) for name in _METRIC.findall(expression)}
 
 
 def rules() -> list[dict[str, Any]]:
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
-
-
-def dashboard() -> Any:
-    return json.loads(DASHBOARD.read_text(encoding="utf-8"))
-
-
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
-
-
-def expressions() -> list[tuple[str, str]]:
-    """Title and expression of every query of the dashboard."""
-    return [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
 
 
 RULE_NAMES = [rule["alert"] for rule in rules()]
@@ -147,43 +124,6 @@ def test_the_page_on_monitoring_explains_every_alert() -> None:
     assert headings == RULE_NAMES
 
 
-def test_the_dashboard_names_metrics_that_are_exported() -> None:
-    queries = [variable["definition"] for variable in dashboard()["templating"]["list"] if variable["type"] == "query"]
-    named = set().union(*(metrics_in(text) for text in (*queries, *(one for _, one in expressions()))))
-
-    assert named - EXPORTED == set()
-    assert len(named) > 15
-
-
-def test_the_dashboard_shows_a_fleet_and_one_machine_chosen_by_variables() -> None:
-    rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
-    variables = [variable["name"] for variable in dashboard()["templating"]["list"]]
-    used = set(re.findall(r"\$(\w+)", " ".join(one for _, one in expressions()))) - {"__rate_interval"}
-
-    assert rows == ["Fleet", "Machine: $instance"]
-    assert variables == ["datasource", "job", "kind", "instance"]
-    assert used == {"job", "kind", "instance"}
-
-
-def test_panels_neither_overlap_nor_share_a_number() -> None:
-    taken: dict[tuple[int, int], str] = {}
-    for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        columns, lines = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
-        assert columns.stop <= 24
-        for cell in itertools.product(columns, lines):
-            assert taken.setdefault(cell, panel["title"]) == panel["title"]
-    numbers = [panel["id"] for panel in dashboard()["panels"]]
-
-    assert len(set(numbers)) == len(numbers)
-
-
-def test_every_panel_asks_the_data_source_that_was_chosen() -> None:
-    sources = {target["datasource"]["uid"] for panel in panels() for target in panel["targets"]}
-
-    assert sources == {"${datasource}"}
-
-
 def test_the_simulated_machines_export_what_the_daemon_exports() -> None:
     text = exposition(BROKEN, time.time(), time.time() - 1000)
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
@@ -222,20 +162,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with served(pages) as target, prometheus_over([target], directory, rules=RULES) as server:
         eventually(lambda: server.query("count_over_time(up[1m]) >= 3 and up == 1") or None)
         yield server
-
-
-@pytest.mark.parametrize(("title", "expression"), expressions())
-def test_every_expression_of_the_dashboard_gives_something_on_a_real_prometheus(
-    fleet: Server, title: str, expression: str
-) -> None:
-    instance = fleet.query("up")[0]["metric"]["instance"]
-    replaced = {"$job": "iommud", "$kind": ".+", "$instance": instance, "$__rate_interval": "1m"}
-    for variable, value in replaced.items():
-        expression = expression.replace(variable, value)
-
-    found = fleet.query(expression)
-
-    assert found or "offset 1d" in expression or "iommud_snapshot_duration" in expression, title
 
 
 def test_a_finding_is_pending_within_a_scrape_and_then_fires(fleet: Server) -> None:

@@ -65,6 +65,13 @@ class Capture:
         (self.place(function) / "iommu_group").symlink_to(target)
         (group / "devices" / function).symlink_to(os.path.relpath(self.place(function), group / "devices"))
 
+    def join(self, function: str, other: str) -> None:
+        """Move a function into the group of another."""
+        self.ungroup(function)
+        group = (self.place(other) / "iommu_group").resolve()
+        (self.place(function) / "iommu_group").symlink_to(os.path.relpath(group, self.place(function)))
+        (group / "devices" / function).symlink_to(os.path.relpath(self.place(function), group / "devices"))
+
     def hide_config(self) -> None:
         """Leave what a reader without CAP_SYS_ADMIN gets of every config space."""
         for function in self.functions():
