@@ -75,7 +75,7 @@ def boot(cell: Cell, supplies: Supplies) -> Boot:
         base = base_archives(supplies, cell.architecture)
     except Unavailable as error:
         return Boot(outcome=Outcome.UNAVAILABLE, seconds=0, channel=Channel(), words=str(error))
-    with tempfile.TemporaryDirectory(prefix="guest-") as name, _terminated_as_interrupted():
+    with tempfile.TemporaryDirectory(prefix="guest-") as name, terminated_as_interrupted():
         directory = Path(name)
         files = Files(
             qemu=emulator.command[cell.architecture],
@@ -272,7 +272,7 @@ def _in_background(work: Callable[[], None]) -> threading.Thread:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C, so that no QEMU stays behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
