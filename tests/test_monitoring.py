@@ -56,6 +56,7 @@ def test_every_rule_fires_when_it_should_and_stays_silent_when_it_should() -> No
         ("IommudFindingCritical", 'severity="critical"} > 0', 'severity="critical"} > 5'),
         ("IommudFindingCritical", "for: 15s", "for: 0s"),
         ("IommudNoData", "offset 1d)", "offset 1h)"),
+        ("IommudStaleData", "> iommud_stale_after_seconds)", "> 900)"),
         ("IommudStaleData", "> 900)\n", "> 9000)\n"),
         (
             "IommudRestarting",

@@ -70,6 +70,7 @@ def _families(one: Machine, now: float, started: float) -> Iterator[tuple[str, s
     yield from _facts(one)
     yield from _findings(one)
     yield "iommud_snapshot_timestamp_seconds", "gauge", [("", reconciled)]
+    yield "iommud_stale_after_seconds", "gauge", [("", 900.0)]
     yield "iommud_start_time_seconds", "gauge", [("", started)]
     yield "iommud_snapshot_duration_seconds", "histogram", _histogram((reconciled - started) / 300 + 1)
     yield "iommud_snapshot_total", "counter", [(f'{{trigger="{name}"}}', 1.0) for name in TRIGGERS]

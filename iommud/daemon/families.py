@@ -20,6 +20,11 @@ FUNCTION_GROUP = Metric(
 SNAPSHOT_TIMESTAMP = Metric(
     "iommud_snapshot_timestamp_seconds", Type.GAUGE, "When the machine was last read, in Unix seconds."
 )
+STALE_AFTER = Metric(
+    "iommud_stale_after_seconds",
+    Type.GAUGE,
+    "Age from which a report counts as stale: it follows how often the machine is looked at.",
+)
 SNAPSHOT_DURATION = Metric(
     "iommud_snapshot_duration_seconds", Type.HISTOGRAM, "Time taken to read and judge the machine.", ("le",)
 )
@@ -67,7 +72,7 @@ PROCESS = (
 )
 CPU_SECONDS, MAX_FDS, OPEN_FDS, RESIDENT_MEMORY, PROCESS_START, VIRTUAL_MEMORY = PROCESS
 
-ABOUT_THE_MACHINE = (*METRICS, FINDINGS_ACCEPTED, FUNCTION_GROUP, SNAPSHOT_TIMESTAMP)
+ABOUT_THE_MACHINE = (*METRICS, FINDINGS_ACCEPTED, FUNCTION_GROUP, SNAPSHOT_TIMESTAMP, STALE_AFTER)
 ABOUT_THE_DAEMON = (
     START_TIME,
     SNAPSHOT_DURATION,

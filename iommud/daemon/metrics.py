@@ -77,6 +77,8 @@ class ReportCollector(Collector):
     """Unix seconds; None: the machine was never read."""
     activity: Activity
     function_groups: bool = False
+    stale_after: float = 900.0
+    """Age in seconds from which the result counts as stale."""
 
     def collect(self) -> Iterable[Family]:
         """All families about the machine that have series."""
@@ -86,6 +88,7 @@ class ReportCollector(Collector):
             found[sample.metric][_values(sample.metric, sample.labels)] = sample.value
         found[SOURCE_UP] = {(): float(self.activity.readable)}
         found[CONFIG_READS] = {(): float(self.activity.config_reads)}
+        found[families.STALE_AFTER] = {(): self.stale_after}
         if isinstance(self.result, Report):
             found[families.FINDINGS_ACCEPTED] = _accepted(self.result)
             found[families.FUNCTION_GROUP] = _function_groups(self.result) if self.function_groups else {}

@@ -105,7 +105,8 @@ class Renderer:
 
     def _exposed(self, result: Result, taken_at: float) -> tuple[bytes, bytes]:
         read_at = taken_at if isinstance(result, Report) else None
-        collector = Collected(ReportCollector(result, read_at, self._activity(), self._function_groups))
+        report = ReportCollector(result, read_at, self._activity(), self._function_groups, self._stale_after)
+        collector = Collected(report)
         return exposition(collector, openmetrics=False), exposition(collector, openmetrics=True)
 
     def _names_for(self, result: Result) -> Names | None:

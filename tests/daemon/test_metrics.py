@@ -173,6 +173,13 @@ def test_a_machine_that_was_never_read_has_no_time_of_reading() -> None:
     assert values(text, "iommud_source_up") == {(): 0}
 
 
+@pytest.mark.parametrize("seconds", [60.0, 10_800.0])
+def test_who_reads_the_metrics_is_told_from_which_age_they_are_stale(seconds: float) -> None:
+    collector = ReportCollector(report_of(HEALTHY), TAKEN_AT, activity(), stale_after=seconds)
+
+    assert values(exposition(collector, openmetrics=False).decode(), "iommud_stale_after_seconds") == {(): seconds}
+
+
 def test_a_source_that_is_switched_off_has_no_series() -> None:
     assert values(exposed(report_of(HEALTHY), sources={"groups": True}), "iommud_watch_source_up") == {("groups",): 1}
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.daemon.daemons import VICTIM, Capture, daemon, eventually
 from tests.daemon.test_tls import authority, issue
@@ -53,6 +56,23 @@ def test_what_prometheus_stores_is_what_the_daemon_counts(tmp_path: Path) -> Non
         assert float(server.query("sum(iommud_functions)")[0]["value"][1]) == len(capture.functions())
         assert server.query("time() - iommud_snapshot_timestamp_seconds < 30")
         eventually(lambda: server.query("rate(iommud_snapshot_duration_seconds_count[10s]) > 0"))
+
+
+@pytest.mark.parametrize(("stale_after", "alert"), [(2.0, "pending"), (3600.0, None)])
+def test_data_is_stale_from_the_age_that_the_collector_was_told(
+    tmp_path: Path, stale_after: float, alert: str | None
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    with daemon(Capture(tmp_path / "machine"), serve=False, runtime_directory=str(runtime), stale_after=stale_after):
+        eventually((runtime / "metrics.prom").exists)
+    with (
+        daemon(collect=False, runtime_directory=str(runtime)) as running,
+        prometheus_over([running.target], tmp_path, rules=RULES) as server,
+    ):
+        eventually(lambda: server.query("time() - iommud_snapshot_timestamp_seconds > 6"), within=30)
+        time.sleep(2)  # two evaluations of the rules
+        assert alerts(server).get(("IommudStaleData", "")) == alert
 
 
 def health(server: Server) -> list[tuple[str, str]]:
