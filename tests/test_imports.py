@@ -42,6 +42,7 @@ LAYERS = (
     ("model.groups", PURE),
     ("verdict", PURE),
     ("verdict.survey", PURE),
+    ("verdict.service", PURE),
     ("verdict.scope", PURE),
     ("verdict.actual", PURE),
     ("verdict.findings", PURE),

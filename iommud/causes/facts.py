@@ -19,6 +19,7 @@ from iommud.model.topology import Bus, BusId, Topology
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.findings import Finding
 from iommud.verdict.report import Analysis, Report
+from iommud.verdict.service import Service
 from iommud.verdict.survey import Platform, parse_override
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ class Facts:
     def topology(self) -> Topology:
         """The functions with their relations."""
         return self.model.topology
+
+    @cached_property
+    def service(self) -> Service:
+        """What firmware says of who is served, and under which IDs."""
+        return Service(self.topology, self.platform, self.snapshot)
 
     @property
     def numbers(self) -> Mapping[Address, int]:
@@ -252,10 +258,7 @@ class Facts:
 
     def host_bridge(self, function: PciFunction) -> HostBridge | None:
         """The device tree's node of the host bridge above a function; None if it is not told apart."""
-        bridges = self.platform.firmware.host_bridges or ()
-        named = [one for one in bridges if function.host_node and one.platform_name == function.host_node]
-        numbered = [one for one in bridges if one.linux_pci_domain == function.address.domain]
-        return next((found[0] for found in (named, numbered, bridges) if len(found) == 1), None)
+        return self.service.host_bridge(function)
 
     def should_join(self, address: Address) -> bool:
         """Whether a function has a group or should have one."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iommud.firmware.dmar import Dmar, DmarUnit, ScopeKind, parse_dmar
     from iommud.firmware.fdt import parse_fdt
     from iommud.firmware.fdt_pci import HostBridge, host_bridges
-    from iommud.firmware.iort import Iort, parse_iort
+    from iommud.firmware.iort import Iort, NodeKind, parse_iort
     from iommud.firmware.ivrs import Ivrs, parse_ivrs
     from iommud.firmware.mcfg import Mcfg, parse_mcfg
     from iommud.firmware.viot import Viot, parse_viot
@@ -27,6 +27,7 @@ _HOMES = {
     "Iort": "iort",
     "Ivrs": "ivrs",
     "Mcfg": "mcfg",
+    "NodeKind": "iort",
     "ScopeKind": "dmar",
     "Viot": "viot",
     "host_bridges": "fdt_pci",
@@ -45,6 +46,7 @@ __all__ = [
     "Iort",
     "Ivrs",
     "Mcfg",
+    "NodeKind",
     "ScopeKind",
     "Viot",
     "host_bridges",

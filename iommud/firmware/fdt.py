@@ -98,6 +98,11 @@ class Node:
         value = self.properties.get(name)
         return None if value is None else value.split(b"\0")[0].decode(_ENCODING)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """All strings of a property; none where it is absent."""
+        value = self.properties.get(name, b"")
+        return tuple(part.decode(_ENCODING) for part in value.split(b"\0") if part)
+
     @property
     def enabled(self) -> bool:
         """Whether `status` lets the kernel use the node (of_device_is_available())."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from iommud.firmware.acpi import Problems
 from iommud.firmware.fdt import DeviceTree, Node
+from iommud.firmware.overlap import Area, overlaps
 
 _PCI_TYPES: Final = frozenset({"pci", "pciex"})
 _MAP_ENTRY: Final = struct.Struct(">IIII")
@@ -23,6 +24,8 @@ _BUS_RANGE: Final = struct.Struct(">II")
 
 MAX_HOST_BRIDGES: Final = 256
 """Further host bridges are left out; each of them costs a walk through the `ranges` of all its parents."""
+MAX_PORT_DEPTH: Final = 8
+"""Bridges above each other that are followed below a host bridge."""
 MAX_RANGES: Final = 128
 """Entries of one `ranges` property that are looked at."""
 
@@ -31,8 +34,8 @@ MAX_RANGES: Final = 128
 class IommuMapEntry:
     """`length` requester IDs from `rid_base` on become as many IDs from `iommu_base` on at `target`.
 
-    `target` is the path of the node with the phandle (None: no node carries it); one that is not enabled
-    does not translate.
+    `target` is the path of the node with the phandle (None: no node carries it), and `compatible` says what it is;
+    one that is not enabled does not translate.
     """
 
     rid_base: int
@@ -41,6 +44,7 @@ class IommuMapEntry:
     length: int
     target: str | None
     target_enabled: bool
+    compatible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class HostBridge:
     `bus_range` None: not stated, hence 0 to 255.
     `iommu_map` None: the property is absent, no IOMMU translates anything; a map that the kernel cannot read
     is empty and has a problem.
+    `external_facing` are the ways from the root bus to the ports that lead out of the case, as (device, function) of
+    each step.
     """
 
     path: str
@@ -70,6 +76,7 @@ class HostBridge:
     bus_range: tuple[int, int] | None
     iommu_map: tuple[IommuMapEntry, ...] | None
     iommu_map_mask: int
+    external_facing: tuple[tuple[tuple[int, int], ...], ...] = ()
     problems: tuple[str, ...]
 
     @property
@@ -130,8 +137,25 @@ def _host_bridge(chain: tuple[Node, ...], targets: Mapping[int, Node]) -> HostBr
         iommu_map=None if raw_map is None else _iommu_map(raw_map, targets),
         # The binding and of_map_id() select all bits by default.
         iommu_map_mask=_ALL_BITS if mask is None else mask,
+        external_facing=tuple(sorted(_external_facing(node))),
         problems=() if raw_map is None else _map_problems(node, raw_map, mask, targets),
     )
+
+
+def _external_facing(host: Node) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Ports below a host bridge with the property `external-facing` (pci_set_bus_of_node())."""
+    waiting: list[tuple[Node, tuple[tuple[int, int], ...]]] = [(host, ())]
+    while waiting:
+        parent, way = waiting.pop()
+        for child in parent.children:
+            place = child.u32("reg")
+            # The first cell of a PCI address holds the devfn in bits 15 to 8 (PCI Bus Binding, sec 2.2.1.1).
+            step = None if place is None else (*way, (place >> 11 & 0x1F, place >> 8 & 7))
+            if step is None or len(step) > MAX_PORT_DEPTH:
+                continue
+            if "external-facing" in child.properties:
+                yield step
+            waiting.append((child, step))
 
 
 def _bus_range(node: Node) -> tuple[int, int] | None:
@@ -159,6 +183,7 @@ def _entry(words: tuple[int, int, int, int], targets: Mapping[int, Node]) -> Iom
         length=length,
         target=None if target is None else target.path,
         target_enabled=target is not None and target.enabled,
+        compatible=() if target is None else target.texts("compatible"),
     )
 
 
@@ -166,12 +191,18 @@ def _map_problems(node: Node, raw: bytes, mask: int | None, targets: Mapping[int
     problems = Problems(f"FDT: {node.path}: iommu-map")
     if not raw or len(raw) % _MAP_ENTRY.size:
         problems.add(f"has {len(raw)} bytes, no multiple of {_MAP_ENTRY.size}")
-    for entry in _iommu_map(raw, targets):
+    entries = _iommu_map(raw, targets)
+    for entry in entries:
         _name_entry_problems(entry, mask, targets.get(entry.phandle), problems)
+    areas = [Area(0, 0, one.rid_base, one.rid_base + one.length - 1) for one in entries]
+    for first, second in overlaps(areas):
+        problems.add(f"entries {first} and {second} hold the same IDs; the first counts")
     return problems.listed()
 
 
 def _name_entry_problems(entry: IommuMapEntry, mask: int | None, target: Node | None, problems: Problems) -> None:
+    if entry.length == 0:
+        problems.add(f"the entry at {entry.rid_base:#x} has length 0, it maps nothing")
     if target is None:
         problems.add(f"refers to phandle {entry.phandle:#x}, which no node has")
     elif target.u32("#iommu-cells") not in (None, 1):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from iommud.firmware.acpi import Problems, Structure, read_table, structures
+from iommud.firmware.iort_nodes import MemoryRange, register_base, reserved_memory
+from iommud.firmware.overlap import Area, overlaps
 
 _TABLE_LENGTH: Final = 48
 _COUNT_AT: Final = 36
@@ -19,8 +21,9 @@ _COUNT_AND_OFFSET: Final = struct.Struct("<II")
 _NODE_HEADER: Final = struct.Struct("<BH")
 _NODE: Final = struct.Struct("<BHBIII")
 _MAPPING: Final = struct.Struct("<IIIII")
-_SEGMENT_AT: Final = 28
-_SEGMENT: Final = struct.Struct("<I")
+_ATS_AND_SEGMENT_AT: Final = 24
+_ATS_AND_SEGMENT: Final = struct.Struct("<II")
+_ATS_SUPPORTED: Final = 0x1
 _SINGLE_MAPPING: Final = 0x1
 
 
@@ -58,11 +61,24 @@ class IdMapping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IortNode:
-    """One node with its ID mappings; `kind` None: a type later than this reader."""
+    """One node with its ID mappings; `kind` None: a type later than this reader.
+
+    `base` is the physical address of an SMMU's registers, None for other nodes and where the node ends before it.
+    `memory` is what a reserved memory range node (RMR) keeps mapped for the stream IDs that its mappings lead to.
+    """
 
     offset: int
     kind: NodeKind | None
+    base: int | None = None
+    memory: tuple[MemoryRange, ...] = ()
     mappings: tuple[IdMapping, ...]
+
+    def reserves_for(self, smmu_offset: int, stream_id: int) -> bool:
+        """Whether an RMR node names this stream of the SMMU at that offset (iort_node_get_rmr_info())."""
+        return self.kind is NodeKind.RMR and any(
+            mapping.output_offset == smmu_offset and 0 <= stream_id - mapping.output_base < mapping.count
+            for mapping in self.mappings
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +92,14 @@ class SmmuStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootComplex:
-    """A PCI root complex: the segment it stands for, and its ID mappings in table order."""
+    """A PCI root complex: the segment it stands for, and its ID mappings in table order.
+
+    `ats` says whether firmware lets functions below it cache translations (its ATS attribute).
+    """
 
     segment: int
     offset: int
+    ats: bool = False
     mappings: tuple[IdMapping, ...]
     nodes: Mapping[int, IortNode] = field(repr=False, compare=False)
 
@@ -110,6 +130,10 @@ class Iort:
     def root_complex(self, segment: int) -> RootComplex | None:
         """The node that stands for a segment: the first, as iort_scan_node() stops there."""
         return next((item for item in self.root_complexes if item.segment == segment), None)
+
+    def node_at(self, offset: int) -> IortNode | None:
+        """The node that starts there."""
+        return next((node for node in self.nodes if node.offset == offset), None)
 
 
 def _mapped(node: IortNode, identifier: int) -> tuple[int, int] | None:
@@ -147,14 +171,54 @@ def parse_iort(data: bytes) -> Iort:
     for item in found:
         mappings = _mappings(table.data, item, kinds, budget, problems)
         budget -= len(mappings)
-        nodes[item.offset] = IortNode(offset=item.offset, kind=kinds[item.offset], mappings=mappings)
+        nodes[item.offset] = _node(item, mappings, kinds, problems)
     _name_loops(nodes, problems)
-    roots = [_root_complex(item, nodes, problems) for item in found if item.kind == NodeKind.ROOT_COMPLEX]
-    return Iort(
-        nodes=tuple(nodes.values()),
-        root_complexes=tuple(root for root in roots if root is not None),
-        problems=table.problems + problems.listed(),
+    _name_overlaps(nodes, problems)
+    complexes = [_root_complex(item, nodes, problems) for item in found if item.kind == NodeKind.ROOT_COMPLEX]
+    roots = tuple(root for root in complexes if root is not None)
+    _name_repeated_segments(roots, problems)
+    return Iort(nodes=tuple(nodes.values()), root_complexes=roots, problems=table.problems + problems.listed())
+
+
+def _node(
+    item: Structure, mappings: tuple[IdMapping, ...], kinds: Mapping[int, NodeKind | None], problems: Problems
+) -> IortNode:
+    kind = kinds[item.offset]
+    return IortNode(
+        offset=item.offset,
+        kind=kind,
+        base=register_base(item, problems) if kind in _IOMMU_KINDS else None,
+        memory=reserved_memory(item, problems) if kind is NodeKind.RMR else (),
+        mappings=mappings,
     )
+
+
+def _name_overlaps(nodes: Mapping[int, IortNode], problems: Problems) -> None:
+    """Names the nodes whose mappings claim an ID twice, but for the last one of a range.
+
+    Many tables store the count itself, not count - 1, so that each range reaches one ID into the next.
+    """
+    for node in nodes.values():
+        # The input IDs of an RMR node mean nothing: its streams are those that the mappings put out.
+        if node.kind is NodeKind.RMR:
+            continue
+        ranges = [mapping for mapping in node.mappings if not mapping.single]
+        areas = [
+            Area(0, 0, one.input_base, one.input_base + max(one.count - 2, 0 if one.count else -1)) for one in ranges
+        ]
+        for first, second in overlaps(areas):
+            identifier = max(ranges[first].input_base, ranges[second].input_base)
+            problems.add(f"two ID mappings of the node at {node.offset:#x} hold ID {identifier:#x}; the first counts")
+
+
+def _name_repeated_segments(roots: tuple[RootComplex, ...], problems: Problems) -> None:
+    firsts: dict[int, int] = {}
+    for root in roots:
+        if firsts.setdefault(root.segment, root.offset) != root.offset:
+            problems.add(
+                f"the root complex nodes at {firsts[root.segment]:#x} and {root.offset:#x} both stand for "
+                f"segment {root.segment}; the first counts"
+            )
 
 
 def _structures(data: bytes, problems: Problems) -> list[Structure]:
@@ -171,11 +235,14 @@ def _structures(data: bytes, problems: Problems) -> list[Structure]:
 
 
 def _root_complex(item: Structure, nodes: Mapping[int, IortNode], problems: Problems) -> RootComplex | None:
-    if len(item.data) < _SEGMENT_AT + _SEGMENT.size:
+    if len(item.data) < _ATS_AND_SEGMENT_AT + _ATS_AND_SEGMENT.size:
         problems.add(f"root complex node at {item.offset:#x} is too short ({len(item.data)} bytes)")
         return None
-    segment = _SEGMENT.unpack_from(item.data, _SEGMENT_AT)[0]
-    return RootComplex(segment=segment, offset=item.offset, mappings=nodes[item.offset].mappings, nodes=nodes)
+    ats, segment = _ATS_AND_SEGMENT.unpack_from(item.data, _ATS_AND_SEGMENT_AT)
+    mappings = nodes[item.offset].mappings
+    return RootComplex(
+        segment=segment, offset=item.offset, ats=bool(ats & _ATS_SUPPORTED), mappings=mappings, nodes=nodes
+    )
 
 
 def _mappings(

@@ -19,7 +19,7 @@ _HID_AT: Final = 4
 _UID_LENGTH_AT: Final = 21
 _HID_ENTRY_LENGTH: Final = 22
 _FIRST_VARIABLE_TYPE: Final = 0xF0
-_HIGHEST_REQUESTER_ID: Final = 0xFFFF
+HIGHEST_REQUESTER_ID: Final = 0xFFFF
 _SPECIAL_VARIETIES: Final = frozenset({1, 2})
 """IOAPIC and HPET."""
 
@@ -94,7 +94,7 @@ class _Reader:
 
     def cover_all(self, _entry: Structure) -> None:
         # The kernel covers up to the highest ID of the segment, which this very entry makes 0xffff.
-        self.cover(0, _HIGHEST_REQUESTER_ID)
+        self.cover(0, HIGHEST_REQUESTER_ID)
 
     def alias_one(self, entry: Structure) -> None:
         rid, alias = _device_id(entry), _second_device_id(entry)
@@ -141,7 +141,7 @@ class _Reader:
 
     def count(self, entry: Structure) -> None:
         if entry.kind == EntryType.ALL:
-            self.highest_rid = _HIGHEST_REQUESTER_ID
+            self.highest_rid = HIGHEST_REQUESTER_ID
         elif entry.kind in _COUNTED:
             self.highest_rid = max(self.highest_rid or 0, _device_id(entry))
 

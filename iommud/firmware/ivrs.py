@@ -5,12 +5,16 @@ Source: AMD I/O Virtualization Technology (IOMMU) Specification, sec 5; read by 
 drivers/iommu/amd/init.c. Kernels before 6.0 take no notice of the segment.
 """
 
+import dataclasses
+import enum
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from iommud.firmware.acpi import Problems, Structure, read_table, structures
-from iommud.firmware.ivhd import AliasRange, IvhdEntries, RidRange, read_entries
+from iommud.firmware.ivhd import HIGHEST_REQUESTER_ID, AliasRange, IvhdEntries, RidRange, read_entries
+from iommud.firmware.overlap import Area, joined, overlaps
 
 _FIRST_BLOCK: Final = 48
 _BLOCK: Final = struct.Struct("<BxH")
@@ -19,6 +23,31 @@ _DEVICE_ID_AT: Final = 4
 _HIGHEST_SUPPORTED_TYPE: Final = 0x40
 _HEADER_SIZES: Final = {0x10: 24, 0x11: 40, 0x40: 40}
 """Bytes before the first device entry, by IVHD type (get_ivhd_header_size())."""
+_IVINFO: Final = struct.Struct("<I")
+_IVINFO_AT: Final = 36
+_MEMORY: Final = struct.Struct("<BBHHHH6xQQ")
+_TYPE_MEMORY_ALL: Final = 0x20
+_TYPE_MEMORY_ONE: Final = 0x21
+_TYPE_MEMORY_RANGE: Final = 0x22
+_MEMORY_TYPES: Final = frozenset({_TYPE_MEMORY_ALL, _TYPE_MEMORY_ONE, _TYPE_MEMORY_RANGE})
+
+
+class IvInfo(enum.IntFlag):
+    """Flags of the table's IVinfo field that the kernel looks at (AMD IOMMU Specification, sec 5.1)."""
+
+    FEATURES_GIVEN = 0x1
+    """IVHD blocks of later types repeat the IOMMU's feature register."""
+    DMA_REMAP = 0x2
+    """The IOMMU guards memory from before the system is started (IOMMU_CAP_PRE_BOOT_PROTECTION)."""
+
+
+class MemoryFlag(enum.IntFlag):
+    """Flags of an IVMD block (AMD IOMMU Specification, sec 5.2.3)."""
+
+    UNITY = 0x1
+    READ = 0x2
+    WRITE = 0x4
+    EXCLUSION = 0x8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +70,35 @@ class IvhdBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBlock:
+    """Memory (IVMD) that requester IDs `first` to `last` of a segment reach untranslated: `size` bytes from `base`.
+
+    Without the flags UNITY and EXCLUSION the kernel takes no notice of it (init_memory_definitions()).
+    """
+
+    segment: int
+    first: int
+    last: int
+    flags: MemoryFlag
+    base: int
+    size: int
+
+    @property
+    def counts(self) -> bool:
+        """Whether the kernel acts on it."""
+        return bool(self.flags & (MemoryFlag.UNITY | MemoryFlag.EXCLUSION))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ivrs:
-    """All IVHD blocks in table order; `used_type` is the type that the kernel reads (None: it reads none)."""
+    """All IVHD and IVMD blocks in table order.
+
+    `used_type` is the IVHD type that the kernel reads (None: it reads none), `info` the raw IVinfo field, see IvInfo.
+    """
 
     blocks: tuple[IvhdBlock, ...]
+    memory: tuple[MemoryBlock, ...] = ()
+    info: int = 0
     used_type: int | None
     problems: tuple[str, ...]
 
@@ -66,6 +120,17 @@ class Ivrs:
             return False
         return any(item.first <= rid <= item.last for block in blocks for item in block.covered)
 
+    def server(self, segment: int, rid: int) -> IvhdBlock | None:
+        """The block of the IOMMU that serves a requester ID; None: none does.
+
+        set_dev_entry_from_acpi() overwrites what an earlier block said, so the last one that names the ID counts.
+        """
+        if not self.covers(segment, rid):
+            return None
+        blocks = [block for block in self.blocks_used() if block.segment == segment]
+        named = [block for block in blocks if any(item.first <= rid <= item.last for item in block.covered)]
+        return named[-1]
+
     def alias_of(self, segment: int, rid: int) -> int | None:
         """The alias that the table gives a requester ID; None: its own. The last entry that names it wins."""
         blocks = [block for block in self.blocks_used() if block.segment == segment]
@@ -79,11 +144,53 @@ def parse_ivrs(data: bytes) -> Ivrs:
     problems = Problems("IVRS")
     found = list(structures(table.data, _FIRST_BLOCK, _BLOCK, _BLOCK.size, problems))
     blocks = [_block(item, problems) for item in found if item.kind in _HEADER_SIZES]
-    return Ivrs(
+    memory = tuple(block for item in found if item.kind in _MEMORY_TYPES for block in _memory(item, problems))
+    read = Ivrs(
         blocks=tuple(block for block in blocks if block is not None),
+        memory=memory,
+        info=_info(table.data),
         used_type=_used_type(found, problems),
-        problems=table.problems + problems.listed(),
+        problems=(),
     )
+    _name_overlaps(read.blocks_used(), problems)
+    return dataclasses.replace(read, problems=table.problems + problems.listed())
+
+
+def _info(data: bytes) -> int:
+    if len(data) < _IVINFO_AT + _IVINFO.size:
+        return 0
+    info: int = _IVINFO.unpack_from(data, _IVINFO_AT)[0]
+    return info
+
+
+def _memory(item: Structure, problems: Problems) -> Iterator[MemoryBlock]:
+    if len(item.data) < _MEMORY.size:
+        problems.add(f"IVMD at {item.offset:#x} is too short ({len(item.data)} bytes)")
+        return
+    kind, flags, _, rid, auxiliary, segment, base, size = _MEMORY.unpack_from(item.data)
+    first, last = rid, rid
+    if kind == _TYPE_MEMORY_ALL:
+        first, last = 0, HIGHEST_REQUESTER_ID
+    elif kind == _TYPE_MEMORY_RANGE:
+        last = auxiliary
+        if last < first:
+            problems.add(f"IVMD at {item.offset:#x} ends at {last:#x}, before its start {first:#x}")
+    yield MemoryBlock(segment=segment, first=first, last=last, flags=MemoryFlag(flags), base=base, size=size)
+
+
+def _name_overlaps(blocks: tuple[IvhdBlock, ...], problems: Problems) -> None:
+    """Names the blocks of different IOMMUs that claim the same requester IDs."""
+    owned = [
+        (block, Area(block.segment, block.segment, first, last))
+        for block in blocks
+        for first, last in joined((item.first, item.last) for item in block.covered)
+    ]
+    for first, second in overlaps([area for _, area in owned]):
+        one, other = owned[first], owned[second]
+        rid = max(one[1].left, other[1].left)
+        problems.add(
+            f"IVHDs at {one[0].offset:#x} and {other[0].offset:#x} both name requester ID {rid:#06x}; the last counts"
+        )
 
 
 def _used_type(found: list[Structure], problems: Problems) -> int | None:

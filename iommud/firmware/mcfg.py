@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iommud.firmware.acpi import Problems, read_table
+from iommud.firmware.overlap import Area, overlaps
 
 _FIRST_ALLOCATION: Final = 44
 _ALLOCATION: Final = struct.Struct("<QHBBI")
@@ -41,7 +42,17 @@ def parse_mcfg(data: bytes) -> Mcfg:
         problems.add(f"{stray} stray bytes after allocation {whole}")
     offsets = range(_FIRST_ALLOCATION, _FIRST_ALLOCATION + whole * _ALLOCATION.size, _ALLOCATION.size)
     allocations = tuple(_allocation(table.data, offset) for offset in offsets)
+    _name_faults(allocations, problems)
     return Mcfg(allocations=allocations, problems=table.problems + problems.listed())
+
+
+def _name_faults(allocations: tuple[McfgAllocation, ...], problems: Problems) -> None:
+    for number, one in enumerate(allocations):
+        if one.last_bus < one.first_bus:
+            problems.add(f"allocation {number} ends at bus {one.last_bus:#x}, before its first bus {one.first_bus:#x}")
+    areas = [Area(one.segment, one.segment, one.first_bus, one.last_bus) for one in allocations]
+    for first, second in overlaps(areas):
+        problems.add(f"allocations {first} and {second} both hold buses of segment {allocations[first].segment}")
 
 
 def _allocation(data: bytes, offset: int) -> McfgAllocation:

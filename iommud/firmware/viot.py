@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iommud.firmware.acpi import Problems, Structure, read_table, structures
+from iommud.firmware.overlap import Area, overlaps
 
 _TABLE_LENGTH: Final = 48
 _COUNT_AND_OFFSET: Final = struct.Struct("<HH")
@@ -107,11 +108,11 @@ def parse_viot(data: bytes) -> Viot:
     table = read_table(data, "VIOT")
     problems = Problems("VIOT")
     nodes = _nodes(table.data, problems)
-    ranges = [_pci_range(node, table.data, problems) for node in nodes if node.kind == _TYPE_PCI_RANGE]
+    ranges = list(_pci_ranges(nodes, table.data, problems))
     endpoints = [_mmio_endpoint(node, table.data, problems) for node in nodes if node.kind == _TYPE_MMIO_ENDPOINT]
     iommus = [_iommu(node.kind, node.data) for node in nodes]
     return Viot(
-        pci_ranges=tuple(item for item in ranges if item is not None),
+        pci_ranges=tuple(ranges),
         mmio_endpoints=tuple(item for item in endpoints if item is not None),
         iommus=tuple(item for item in iommus if item is not None),
         problems=table.problems + problems.listed(),
@@ -133,6 +134,20 @@ def _nodes(data: bytes, problems: Problems) -> list[Structure]:
     if len(nodes) < count:
         problems.add(f"{count} nodes announced, {len(nodes)} found")
     return nodes
+
+
+def _pci_ranges(nodes: list[Structure], data: bytes, problems: Problems) -> list[PciRange]:
+    read = [(node, _pci_range(node, data, problems)) for node in nodes if node.kind == _TYPE_PCI_RANGE]
+    found = [(node.offset, item) for node, item in read if item is not None]
+    for offset, item in found:
+        if item.last_rid < item.first_rid or item.last_segment < item.first_segment:
+            problems.add(f"PCI range node at {offset:#x} ends before it starts, it holds nothing")
+    # A range without an IOMMU decides nothing, so it contends with none.
+    kept = [(offset, item) for offset, item in found if item.output is not None]
+    areas = [Area(one.first_segment, one.last_segment, one.first_rid, one.last_rid) for _, one in kept]
+    for first, second in overlaps(areas):
+        problems.add(f"PCI range nodes at {kept[first][0]:#x} and {kept[second][0]:#x} overlap; the last counts")
+    return [item for _, item in found]
 
 
 def _pci_range(node: Structure, data: bytes, problems: Problems) -> PciRange | None:

@@ -6,21 +6,19 @@ An excuse permits a group to be absent; it never forbids one that is there.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from iommud import firmware as parsers
 from iommud.address import Address
 from iommud.model.quirks import DeviceList
 from iommud.model.topology import Topology
 from iommud.pci import CLASS_DISPLAY, CLASS_HOST_BRIDGE, CLASS_PCI_BRIDGE
 from iommud.snapshot import PciFunction, Snapshot
-from iommud.verdict.survey import Driver, Platform, Usage, is_iommu_itself, parameter_values
+from iommud.verdict.service import Answer, Evidence, Service, Unserved
+from iommud.verdict.survey import Platform, Usage, is_iommu_itself, parameter_values
 
 if TYPE_CHECKING:
-    from iommud.firmware import DmarUnit, HostBridge, ScopeKind
+    from iommud.firmware import DmarUnit
 
 _CLASS_EVENT_COLLECTOR = 0x0807
 _AMD = frozenset({0x1022, 0x1002, 0x1D94})
@@ -28,20 +26,6 @@ _AMD = frozenset({0x1022, 0x1002, 0x1D94})
 _INTEL = 0x8086
 _INTEL_QUICKDATA = (_INTEL, 0x402F)
 """``quirk_ioat_snb_local_iommu()``: whether it is refused stands in registers that no snapshot needs otherwise."""
-
-
-class Evidence(enum.StrEnum):
-    """What an excuse rests on."""
-
-    DMAR = "DMAR"
-    IVRS = "IVRS"
-    VIOT = "VIOT"
-    IORT = "IORT"
-    DEVICE_TREE = "device tree"
-    SYSFS = "sysfs"
-    COMMAND_LINE = "command line"
-    NONE = "none"
-    """A pattern seen on machines that are right; this snapshot holds nothing that proves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +51,8 @@ class Scope:
     """Functions that a firmware table names as IOMMUs."""
     drivers_shown: bool
     """Whether the snapshot names the driver of any function."""
+    service: Service
+    """What firmware says of who is served."""
     _memo: dict[Address, Excuse | None] = field(default_factory=dict)
 
     @classmethod
@@ -74,7 +60,8 @@ class Scope:
         """The scope of the IOMMUs of one machine."""
         roots = frozenset(one.root for one in snapshot.functions if one.address in grouped)
         shown = any(one.driver is not None for one in snapshot.functions)
-        return cls(topology, platform, snapshot, grouped, roots, platform.firmware.iommu_functions, shown)
+        service = Service(topology, platform, snapshot)
+        return cls(topology, platform, snapshot, grouped, roots, platform.firmware.iommu_functions, shown, service)
 
     def excuse(self, function: PciFunction) -> Excuse | None:
         """Why this function may be without a group; None: it should have one."""
@@ -122,85 +109,31 @@ class Scope:
     def _by_firmware(self, function: PciFunction) -> Excuse | None:
         """Read coverage from the tables; one that serves the function is enough."""
         refusals: list[Excuse] = []
-        for reader in self._readers():
-            refusal = reader(function)
+        for answer in self.service.answers(function, function.address):
+            refusal = self._refusal(function, answer)
             if refusal is None:
                 return None
             refusals.append(refusal)
         return refusals[0] if refusals else self._by_pattern(function)
 
-    def _readers(self) -> Iterator[Callable[[PciFunction], Excuse | None]]:
-        """The tables that speak for the IOMMUs at work; all of them where no driver shows."""
-        firmware, drivers = self.platform.firmware, self.platform.drivers
-        others = drivers - {Driver.INTEL, Driver.AMD}
-        if firmware.dmar is not None and (not drivers or Driver.INTEL in drivers):
-            yield self._dmar
-        if firmware.ivrs is not None and (not drivers or Driver.AMD in drivers):
-            yield self._ivrs
-        if firmware.viot is not None and (not drivers or Driver.VIRTIO in drivers):
-            yield self._viot
-        if firmware.iort is not None and (not drivers or others - {Driver.VIRTIO}):
-            yield self._iort
-        if firmware.host_bridges is not None and (not drivers or others):
-            yield self._device_tree
-
-    def _dmar(self, function: PciFunction) -> Excuse | None:
-        """``device_lookup_iommu()``, drivers/iommu/intel/iommu.c; a virtual function counts as its physical one."""
-        physical = function
-        if function.physfn is not None:
-            physical = self.topology.functions.get(function.physfn, function)
-        unit = self._unit_of(physical)
+    def _refusal(self, function: PciFunction, answer: Answer) -> Excuse | None:
+        """Why a function has no group whatever this table says of it; None: it says that an IOMMU serves it."""
+        if isinstance(answer, Unserved):
+            return Excuse(answer.reason, answer.table)
+        unit = self.service.dmar_unit(function) if answer.table is Evidence.DMAR else None
         if unit is None:
-            return Excuse("no DMAR unit covers it", Evidence.DMAR)
+            return None
+        physical = self.service.physical(function)
         if (physical.vendor, physical.device) == _INTEL_QUICKDATA:
             return Excuse("the driver refuses this function where firmware names the wrong unit for it", Evidence.NONE)
         return self._graphics_excuse(unit)
-
-    def _unit_of(self, function: PciFunction) -> DmarUnit | None:
-        dmar = self.platform.firmware.dmar
-        above = {bridge.address for bridge in self.topology.chain(function)}
-        for unit in dmar.units if dmar is not None else ():
-            if unit.segment != function.address.domain:
-                continue
-            for kind, scoped in self._scopes(unit):
-                if scoped == function.address or (kind is parsers.ScopeKind.PCI_SUB_HIERARCHY and scoped in above):
-                    return unit
-            if unit.include_all:
-                return unit
-        return None
-
-    def _scopes(self, unit: DmarUnit) -> Iterator[tuple[ScopeKind, Address]]:
-        """The existing PCI functions that a unit's scope names (``dmar_pci_bus_add_dev()``)."""
-        for scope in unit.scopes:
-            if scope.kind in (parsers.ScopeKind.PCI_ENDPOINT, parsers.ScopeKind.PCI_SUB_HIERARCHY):
-                found = self._walk(unit.segment, scope.start_bus, scope.path)
-                if found is not None:
-                    yield scope.kind, found
-
-    def _scoped(self, unit: DmarUnit) -> Iterator[Address]:
-        return (address for _, address in self._scopes(unit))
-
-    def _walk(self, segment: int, bus: int, path: tuple[tuple[int, int], ...]) -> Address | None:
-        address: Address | None = None
-        root = self.topology.buses.get((segment, bus))
-        if len(path) > 1 and (root is None or not root.is_root):
-            # dmar_match_pci_path() compares whole paths from the root bus; only single steps may start elsewhere.
-            return None
-        for device, function in path:
-            if address is not None:
-                bridge = self.topology.functions.get(address)
-                if bridge is None or bridge.secondary_bus is None:
-                    return None
-                bus = bridge.secondary_bus
-            address = Address(segment, bus, device, function)
-        return address if address in self.topology.functions else None
 
     def _graphics_excuse(self, unit: DmarUnit) -> Excuse | None:
         """A unit for graphics alone may be left off: by switch, for old chipsets, or by the kernel's build.
 
         ``init_no_remapping_devices()``, drivers/iommu/intel/iommu.c.
         """
-        scoped = [self.topology.functions[address] for address in self._scoped(unit)]
+        scoped = [self.topology.functions[address] for address in self.service.scoped_in_unit(unit)]
         if unit.include_all or not all(_is_display(one) for one in scoped):
             return None
         if "igfx_off" in parameter_values(self.snapshot.cmdline, "intel_iommu"):
@@ -210,59 +143,6 @@ class Scope:
         if any(listed(name, one.vendor or 0, one.device or 0) for one in self.snapshot.functions):
             return Excuse("the kernel leaves the graphics unit of this chipset off", Evidence.DMAR)
         return Excuse("its DMAR unit serves graphics alone, which kernels may be built to leave off", Evidence.DMAR)
-
-    def _ivrs(self, function: PciFunction) -> Excuse | None:
-        """``check_device()``, drivers/iommu/amd/iommu.c; before 6.0 it took no notice of segments."""
-        ivrs = self.platform.firmware.ivrs
-        segments = {block.segment for block in ivrs.blocks_used()} if ivrs is not None else set()
-        if self.platform.kernel.at_least(6, 0):
-            segments &= {function.address.domain}
-        if ivrs is not None and any(ivrs.covers(one, function.address.requester_id) for one in segments):
-            return None
-        return Excuse("no entry of the IVRS table covers its requester ID", Evidence.IVRS)
-
-    def _viot(self, function: PciFunction) -> Excuse | None:
-        """``viot_pci_dev_iommu_init()``, drivers/acpi/viot.c."""
-        viot = self.platform.firmware.viot
-        where = (function.address.domain, function.address.requester_id)
-        if viot is not None and viot.range_of(*where) is not None:
-            return None
-        if viot is not None and any(one.holds(*where) for one in viot.pci_ranges):
-            return Excuse("the VIOT table names an IOMMU for it that is not described", Evidence.VIOT)
-        return Excuse("no PCI range of the VIOT table holds its requester ID", Evidence.VIOT)
-
-    def _iort(self, function: PciFunction) -> Excuse | None:
-        """``iort_iommu_configure_id()``, drivers/acpi/arm64/iort.c."""
-        iort = self.platform.firmware.iort
-        node = iort.root_complex(function.address.domain) if iort is not None else None
-        if node is None:
-            return Excuse("the IORT table has no root complex for its segment", Evidence.IORT)
-        if node.smmu_stream(function.address.requester_id) is None:
-            return Excuse("the IORT table maps its requester ID to no SMMU", Evidence.IORT)
-        return None
-
-    def _device_tree(self, function: PciFunction) -> Excuse | None:
-        """``of_pci_iommu_init()``, drivers/iommu/of_iommu.c."""
-        bridge = self._host_bridge(function)
-        if bridge is None:
-            return self._by_pattern(function)
-        if bridge.iommu_map is None:
-            return Excuse("its host bridge has no iommu-map in the device tree", Evidence.DEVICE_TREE)
-        found = bridge.translate(function.address.requester_id)
-        if found is None:
-            return Excuse("the iommu-map of its host bridge leaves its requester ID out", Evidence.DEVICE_TREE)
-        if not found.entry.target_enabled:
-            return Excuse("the device tree has its IOMMU disabled", Evidence.DEVICE_TREE)
-        return None
-
-    def _host_bridge(self, function: PciFunction) -> HostBridge | None:
-        bridges = self.platform.firmware.host_bridges or ()
-        named = [one for one in bridges if function.host_node and one.platform_name == function.host_node]
-        numbered = [one for one in bridges if one.linux_pci_domain == function.address.domain]
-        for found in (named, numbered, bridges):
-            if len(found) == 1:
-                return found[0]
-        return None
 
     def _without_driver(self, function: PciFunction) -> Excuse | None:
         """A function that no driver matched has not been configured for DMA yet.

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iommud.firmware.dmar import DeviceScope, DmarUnit, ReservedRegion, ScopeKind, parse_dmar
+from iommud.firmware.dmar import (
+    CachedTranslation,
+    DeviceScope,
+    DmarFlag,
+    DmarUnit,
+    NamespaceDevice,
+    ReservedRegion,
+    RootPorts,
+    ScopeKind,
+    parse_dmar,
+)
 from tests.firmware.builders import acpi, damaged, fixture
 
 
@@ -22,6 +32,16 @@ def drhd(*scopes: bytes, segment: int = 0, base: int = 0xFED90000, flags: int = 
 def rmrr(*scopes: bytes, segment: int, base: int, limit: int) -> bytes:
     content = b"".join(scopes)
     return struct.pack("<HHHHQQ", 1, 24 + len(content), 0, segment, base, limit) + content
+
+
+def flagged(kind: int, *scopes: bytes, flags: int = 0, segment: int = 0) -> bytes:
+    """ATSR (2) or SATC (5)."""
+    content = b"".join(scopes)
+    return struct.pack("<HHBBH", kind, 8 + len(content), flags, 0, segment) + content
+
+
+def andd(number: int, name: bytes) -> bytes:
+    return struct.pack("<HH3xB", 4, 8 + len(name), number) + name
 
 
 def other(kind: int) -> bytes:
@@ -109,7 +129,7 @@ def test_reserved_memory_names_its_devices() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [2, 3, 4, 5, 6, 7, 0xFFFF])
+@pytest.mark.parametrize("kind", [3, 6, 7, 0xFFFF])
 def test_structures_that_do_not_concern_grouping_are_passed_over(kind: int) -> None:
     found = parse_dmar(dmar(other(kind), drhd()))
 
@@ -133,6 +153,33 @@ def test_structures_that_do_not_concern_grouping_are_passed_over(kind: int) -> N
             1,
             "DRHD at 0x40 repeats the unit of segment 0 at 0xfed90000",
             id="repeated",
+        ),
+        pytest.param([drhd(), flagged(2)[:2] + b"\6\0xx"], 1, "ATSR at 0x40 is too short (6 bytes)", id="ATSR"),
+        pytest.param([drhd(), flagged(5)[:2] + b"\4\0"], 1, "SATC at 0x40 is too short (4 bytes)", id="SATC"),
+        pytest.param([drhd(), b"\4\0\7\0xxx"], 1, "ANDD at 0x40 is too short (7 bytes)", id="ANDD"),
+        pytest.param(
+            [drhd(), andd(1, b"\\_SB.I2C0")],
+            1,
+            "ANDD at 0x40 has a name without an end, the kernel refuses the table",
+            id="ANDD without end",
+        ),
+        pytest.param(
+            [drhd(), rmrr(segment=0, base=0x2000, limit=0x1FFF)],
+            1,
+            "RMRR at 0x40 ends at 0x1fff, before its start 0x2000",
+            id="RMRR reversed",
+        ),
+        pytest.param(
+            [drhd(scope(1, 0, (0x1C, 0), (0, 1))), drhd(scope(1, 0, (0x1C, 0), (0, 1)), base=0x1000)],
+            2,
+            "DRHDs at 0xfed90000 and 0x1000 both name 00:1c.0/00.1 of segment 0; the last counts",
+            id="overlapping scopes",
+        ),
+        pytest.param(
+            [drhd(flags=1, segment=3), drhd(base=0x1000, flags=1, segment=3)],
+            2,
+            "DRHDs at 0xfed90000 and 0x1000 both take all functions of segment 3 that no other names; the first does",
+            id="two for all",
         ),
         pytest.param([drhd(base=0)], 1, "DRHD at 0x30 has register base 0, the kernel refuses the table", id="base 0"),
         pytest.param([drhd(scope(9, 0, (1, 0)))], 1, "device scope at 0x40 has unknown type 9", id="unknown scope"),
@@ -162,6 +209,58 @@ def test_a_scope_cut_within_its_header_is_named() -> None:
     )
 
 
+def test_units_that_share_neither_segment_nor_kind_of_scope_do_not_contend() -> None:
+    here, there = scope(1, 0, (2, 0)), scope(1, 0, (2, 0))
+    ioapic = scope(3, 0xFF, (0, 0))
+
+    found = parse_dmar(dmar(drhd(here, ioapic), drhd(there, segment=1), drhd(ioapic, base=0x1000, flags=1)))
+
+    assert found.problems == ()
+
+
+def test_the_kernel_looks_at_the_last_unit_first_and_at_those_for_all_the_rest_at_the_end() -> None:
+    found = parse_dmar(dmar(drhd(base=1, flags=1), drhd(base=2), drhd(base=3, flags=1), drhd(base=4)))
+
+    assert [(place, unit.register_base) for place, unit in found.search_order()] == [(3, 4), (1, 2), (0, 1), (2, 3)]
+
+
+def test_translation_caches_below_root_ports_and_of_integrated_functions_are_read() -> None:
+    port, function = scope(2, 0, (1, 0)), scope(1, 0, (2, 0))
+
+    found = parse_dmar(
+        dmar(flagged(2, port, segment=1), flagged(2, flags=1), flagged(5, function, flags=1), flagged(5, segment=2))
+    )
+
+    bridge = DeviceScope(kind=ScopeKind.PCI_SUB_HIERARCHY, start_bus=0, path=((1, 0),))
+    endpoint = DeviceScope(kind=ScopeKind.PCI_ENDPOINT, start_bus=0, path=((2, 0),))
+    assert found.root_ports == (
+        RootPorts(segment=1, all_ports=False, scopes=(bridge,)),
+        RootPorts(segment=0, all_ports=True, scopes=()),
+    )
+    assert found.cached_translations == (
+        CachedTranslation(segment=0, required=True, scopes=(endpoint,)),
+        CachedTranslation(segment=2, required=False, scopes=()),
+    )
+    assert found.problems == ()
+
+
+def test_devices_outside_pci_have_a_number_and_a_name() -> None:
+    found = parse_dmar(dmar(andd(7, b"\\_SB.I2C0\0"), andd(8, b"\xff\0")))
+
+    assert found.namespace_devices == (
+        NamespaceDevice(number=7, name="\\_SB.I2C0"),
+        NamespaceDevice(number=8, name="\ufffd"),
+    )
+    assert found.problems == ()
+
+
+def test_the_header_tells_the_width_of_addresses_and_what_the_platform_asks_for() -> None:
+    found = parse_dmar(dmar(flags=6))
+
+    assert found.address_width == 39
+    assert DmarFlag(found.flags) == DmarFlag.X2APIC_OPT_OUT | DmarFlag.DMA_CONTROL_OPT_IN
+
+
 def test_an_odd_byte_at_the_end_of_a_path_is_no_step() -> None:
     (unit,) = parse_dmar(dmar(drhd(b"\1\x09\0\0\0\0\x1f\2\7"))).units
 
@@ -188,6 +287,10 @@ def test_a_broken_scope_of_reserved_memory_is_named() -> None:
 
 def test_a_table_that_ends_after_the_flags_has_them() -> None:
     assert parse_dmar(acpi("DMAR", b"\x26\5")).flags == 5
+
+
+def test_a_table_that_ends_before_the_width_of_addresses_does_not_tell_it() -> None:
+    assert parse_dmar(acpi("DMAR", b"")).address_width is None
 
 
 def test_a_table_that_ends_before_the_flags_has_none() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iommud.firmware.fdt import parse_fdt
-from iommud.firmware.fdt_pci import MAX_HOST_BRIDGES, HostBridge, IommuMapEntry, host_bridges
+from iommud.firmware.fdt_pci import MAX_HOST_BRIDGES, MAX_PORT_DEPTH, HostBridge, host_bridges
 from tests.firmware.builders import Strings, damaged, fdt, fdt_node, fixture
 
 Value = bytes | str | int | tuple[int, ...]
@@ -38,11 +38,13 @@ def test_a_real_tree_maps_all_but_the_virtio_iommu_itself() -> None:
     assert (bridge.reg_base, bridge.platform_name) == (0x4010000000, "4010000000.pcie")
     assert (bridge.linux_pci_domain, bridge.bus_range) == (0, (0, 255))
     assert (bridge.iommu_map_mask, bridge.problems) == (0xFFFFFFFF, ())
-    path = "/pcie@10000000/virtio_iommu@1,0"
-    assert bridge.iommu_map == (
-        IommuMapEntry(rid_base=0, phandle=0x8005, iommu_base=0, length=8, target=path, target_enabled=True),
-        IommuMapEntry(rid_base=9, phandle=0x8005, iommu_base=9, length=0xFFF7, target=path, target_enabled=True),
-    )
+    assert [(one.rid_base, one.phandle, one.iommu_base, one.length) for one in bridge.iommu_map or ()] == [
+        (0, 0x8005, 0, 8),
+        (9, 0x8005, 9, 0xFFF7),
+    ]
+    assert {(one.target, one.target_enabled, one.compatible) for one in bridge.iommu_map or ()} == {
+        ("/pcie@10000000/virtio_iommu@1,0", True, ("virtio,pci-iommu", "pci1af4,1057"))
+    }
 
 
 @pytest.mark.parametrize(("rid", "iommu_id"), [(0, 0), (7, 7), (8, None), (9, 9), (0xFFFF, 0xFFFF)])
@@ -126,6 +128,42 @@ def test_a_target_that_no_node_answers_to_is_named() -> None:
     assert found is not None
     assert (found.entry.target, found.entry.target_enabled) == (None, False)
     assert bridge.problems == ("FDT: /pcie@8: iommu-map: refers to phandle 0x99, which no node has",)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ((0, 5, 0, 0x101, 0x100, 5, 0, 1), "entries 0 and 1 hold the same IDs; the first counts"),
+        ((0x100, 5, 0, 0), "the entry at 0x100 has length 0, it maps nothing"),
+    ],
+)
+def test_entries_that_overlap_or_map_nothing_are_named(value: tuple[int, ...], problem: str) -> None:
+    assert one_bridge({"iommu-map": value}).problems == (f"FDT: /pcie@8: iommu-map: {problem}",)
+
+
+def test_ports_that_lead_out_of_the_case_are_told_by_the_way_to_them() -> None:
+    strings = Strings()
+    outside: dict[str, Value] = {"external-facing": b""}
+    below = node(strings, "pci@1,2", {"reg": (0x00010A00, 0, 0, 0, 0)} | outside)
+    port = node(strings, "pci@2,0", {"reg": (0x1000, 0, 0, 0, 0)} | outside, below)
+    unplaced = node(strings, "pci@3,0", outside)
+    host = node(strings, "pcie@8", {"device_type": "pci"}, port, unplaced)
+
+    (found,) = bridges(host, strings=strings)
+
+    assert found.external_facing == (((2, 0),), ((2, 0), (1, 2)))
+
+
+def test_ports_are_followed_down_to_a_limit() -> None:
+    strings = Strings()
+    port = node(strings, "pci@0", {"reg": (0,), "external-facing": b""})
+    for _ in range(MAX_PORT_DEPTH + 2):
+        port = node(strings, "pci@0", {"reg": (0,)}, port)
+    host = node(strings, "pcie@8", {"device_type": "pci"}, port)
+
+    (found,) = bridges(host, strings=strings)
+
+    assert found.external_facing == ()
 
 
 def test_a_disabled_target_is_told() -> None:

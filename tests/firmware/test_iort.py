@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iommud.firmware.iort import IdMapping, Iort, NodeKind, SmmuStream, parse_iort
+from iommud.firmware.iort_nodes import MemoryRange
 from tests.firmware.builders import acpi, damaged, fixture
 
-NAMED, ROOT, SMMU, SMMU_V3, PMCG = 1, 2, 3, 4, 5
+NAMED, ROOT, SMMU, SMMU_V3, PMCG, RMR = 1, 2, 3, 4, 5, 6
 FIRST = 48
 
 
@@ -23,6 +24,26 @@ def node(kind: int, *mappings: bytes, segment: int = 0, count: int | None = None
     count = len(mappings) if count is None else count
     head = struct.pack("<BHBIII", kind, 36 + len(content), 0, 0, count, (36 if content else 0) if at is None else at)
     return head + bytes(12) + struct.pack("<II", segment, 0) + content
+
+
+def rmr(
+    *memory: tuple[int, int],
+    mappings: tuple[bytes, ...] = (),
+    count: int | None = None,
+    start: int = 28,
+    flags: int = 0,
+) -> bytes:
+    """A reserved memory range node: its descriptors stand between its fixed part and its mappings."""
+    descriptors = b"".join(struct.pack("<QQI", base, size, 0) for base, size in memory)
+    at = 28 + len(descriptors)
+    content = b"".join(mappings)
+    head = struct.pack("<BHBIII", RMR, at + len(content), 3, 0, len(mappings), at if mappings else 0)
+    number = len(memory) if count is None else count
+    return head + struct.pack("<III", flags, number, start) + descriptors + content
+
+
+def smmu(kind: int, base: int) -> bytes:
+    return struct.pack("<BHBIIIQ12x", kind, 36, 0, 0, 0, 0, base)
 
 
 def iort(*nodes: bytes, count: int | None = None, offset: int = FIRST) -> bytes:
@@ -207,6 +228,98 @@ def test_the_first_root_complex_of_a_segment_stands_for_it() -> None:
     assert named is not None
     assert named.offset == FIRST + 36
     assert found.root_complex(5) is None
+    assert found.problems == (
+        "IORT: the root complex nodes at 0x54 and 0x78 both stand for segment 3; the first counts",
+    )
+
+
+def test_an_smmu_is_told_by_where_its_registers_are() -> None:
+    found = parse_iort(iort(smmu(SMMU_V3, 0x9050000), smmu(SMMU, 1 << 40), node(ROOT), smmu(SMMU, 7)[:3] + bytes(13)))
+
+    assert [item.base for item in found.nodes[:3]] == [0x9050000, 1 << 40, None]
+    assert found.node_at(FIRST + 36) == found.nodes[1]
+    assert found.node_at(FIRST + 1) is None
+
+
+def test_an_smmu_cut_before_its_registers_is_named() -> None:
+    found = parse_iort(iort(struct.pack("<BHBIII", SMMU, 20, 0, 0, 0, 0) + bytes(4)))
+
+    assert found.nodes[0].base is None
+    assert found.problems == ("IORT: SMMU node at 0x30 is too short (20 bytes)",)
+
+
+@pytest.mark.parametrize(("attribute", "ats"), [(0, False), (1, True), (2, False)])
+def test_a_root_complex_says_whether_translations_may_be_cached_below_it(attribute: int, ats: bool) -> None:
+    complex_ = struct.pack("<BHBIIIQIII", ROOT, 36, 0, 0, 0, 0, 0, attribute, 5, 0)
+
+    (found,) = parse_iort(iort(complex_)).root_complexes
+
+    assert (found.ats, found.segment) == (ats, 5)
+
+
+def test_reserved_memory_is_of_the_streams_that_its_mappings_lead_to() -> None:
+    reserved = rmr((0x1000, 0x2000), (0x8000, 0x1000), mappings=(id_map(0, 4, 0x100, FIRST, single=True),), flags=1)
+
+    found = parse_iort(iort(smmu(SMMU_V3, 0x9050000), reserved)).nodes[1]
+
+    assert found.memory == (
+        MemoryRange(base=0x1000, size=0x2000, remappable=True),
+        MemoryRange(base=0x8000, size=0x1000, remappable=True),
+    )
+    streams = [(FIRST, 0xFF), (FIRST, 0x100), (FIRST, 0x103), (FIRST, 0x104), (FIRST + 36, 0x100)]
+    assert [found.reserves_for(*stream) for stream in streams] == [False, True, True, False, False]
+
+
+def test_only_a_node_of_reserved_memory_reserves_any() -> None:
+    found = parse_iort(iort(node(SMMU_V3), node(ROOT, id_map(0, 8, 0, FIRST)))).nodes[1]
+
+    assert (found.memory, found.reserves_for(FIRST, 0)) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("reserved", "kept", "problem"),
+    [
+        (rmr((1, 2), count=9), 1, "RMR node at 0x30 announces 9 memory ranges, 1 are there"),
+        (rmr((1, 2), start=0xFFFFFFFF), 0, "RMR node at 0x30 announces 1 memory ranges, 0 are there"),
+        (rmr((1, 2), start=0), 0, "RMR node at 0x30 announces 1 memory ranges, 0 are there"),
+        (struct.pack("<BHBIIIII", RMR, 24, 3, 0, 0, 0, 0, 0), 0, "RMR node at 0x30 is too short (24 bytes)"),
+    ],
+)
+def test_broken_reserved_memory_is_named_and_what_is_there_is_kept(reserved: bytes, kept: int, problem: str) -> None:
+    found = parse_iort(iort(reserved))
+
+    assert len(found.nodes[0].memory) == kept
+    assert found.problems == (f"IORT: {problem}",)
+
+
+def test_reserved_memory_that_is_remappable_says_so() -> None:
+    (found,) = parse_iort(iort(rmr((1, 2)))).nodes[0].memory
+
+    assert not found.remappable
+
+
+@pytest.mark.parametrize(
+    ("mappings", "problem"),
+    [
+        ((id_map(0, 0x101, 0, FIRST), id_map(0x100, 8, 0, FIRST)), None),
+        ((id_map(0, 0x102, 0, FIRST), id_map(0x100, 8, 0, FIRST)), 0x100),
+        ((id_map(0x100, 1, 0, FIRST), id_map(0x100, 1, 0, FIRST)), 0x100),
+        ((id_map(0, 8, 0, FIRST, single=True), id_map(0, 8, 0, FIRST, single=True)), None),
+    ],
+)
+def test_mappings_that_hold_an_id_twice_are_named_but_for_the_end_of_a_range(
+    mappings: tuple[bytes, ...], problem: int | None
+) -> None:
+    found = parse_iort(iort(node(SMMU_V3), node(ROOT, *mappings))).problems
+
+    text = f"IORT: two ID mappings of the node at 0x54 hold ID {problem or 0:#x}; the first counts"
+    assert found == (() if problem is None else (text,))
+
+
+def test_streams_of_reserved_memory_may_share_their_input_ids() -> None:
+    reserved = rmr((1, 2), mappings=(id_map(0, 8, 0, FIRST), id_map(0, 8, 8, FIRST)))
+
+    assert parse_iort(iort(node(SMMU_V3), reserved)).problems == ()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iommud.firmware.ivhd import AliasRange, RidRange
-from iommud.firmware.ivrs import IvhdBlock, Ivrs, parse_ivrs
+from iommud.firmware.ivrs import IvhdBlock, IvInfo, Ivrs, MemoryBlock, MemoryFlag, parse_ivrs
 from tests.firmware.builders import acpi, damaged, fixture
 
 ALL, SELECT, START, END = 0x01, 0x02, 0x03, 0x04
@@ -32,12 +32,14 @@ def ivhd(kind: int, *entries: bytes, device_id: int = 2, segment: int = 0, flags
     return head + bytes(size - len(head)) + content
 
 
-def ivmd(kind: int, rid: int) -> bytes:
-    return struct.pack("<BBHHHQQQ", kind, 0, 32, rid, 0, 0, 0, 0)
+def ivmd(
+    kind: int, rid: int, last: int = 0, *, flags: int = 0, segment: int = 0, base: int = 0, size: int = 0
+) -> bytes:
+    return struct.pack("<BBHHHH6xQQ", kind, flags, 32, rid, last, segment, base, size)
 
 
-def ivrs(*blocks: bytes) -> bytes:
-    return acpi("IVRS", bytes(12) + b"".join(blocks), revision=2)
+def ivrs(*blocks: bytes, info: int = 0) -> bytes:
+    return acpi("IVRS", struct.pack("<I8x", info) + b"".join(blocks), revision=2)
 
 
 def only_block(*entries: bytes, kind: int = 0x10) -> tuple[IvhdBlock, tuple[str, ...]]:
@@ -318,6 +320,69 @@ def test_an_alias_above_the_highest_requester_id_is_not_covered() -> None:
     found = parse_ivrs(ivrs(ivhd(0x10, long(ALIAS, 0x500, 0x600))))
 
     assert [found.covers(0, rid) for rid in (0x500, 0x600)] == [True, False]
+
+
+def test_of_two_iommus_that_name_one_requester_id_the_last_serves_it() -> None:
+    found = parse_ivrs(
+        ivrs(
+            ivhd(0x11, short(SELECT, 8), short(START, 0x100), short(END, 0x1FF), short(SELECT, 0x100), device_id=2),
+            ivhd(0x11, short(START, 0x1F0), short(END, 0x2FF), device_id=0x4002),
+        )
+    )
+
+    served = [found.server(0, rid) for rid in (8, 0x100, 0x1F0, 0x2FF)]
+    assert [block and block.device_id for block in served] == [2, 2, 0x4002, 0x4002]
+    assert [found.server(0, rid) for rid in (9, 0x300, 2)] == [None, None, None]
+    assert found.problems == ("IVRS: IVHDs at 0x30 and 0x68 both name requester ID 0x01f0; the last counts",)
+
+
+def test_iommus_of_two_segments_or_of_a_type_that_is_not_read_do_not_contend() -> None:
+    found = parse_ivrs(
+        ivrs(
+            ivhd(0x10, short(SELECT, 8)),
+            ivhd(0x11, short(SELECT, 8)),
+            ivhd(0x11, short(SELECT, 8), segment=1, device_id=2),
+        )
+    )
+
+    assert found.problems == ()
+
+
+def test_memory_that_stays_reachable_names_its_requester_ids() -> None:
+    found = parse_ivrs(
+        ivrs(
+            ivmd(0x20, 5, 6, flags=1, base=0x1000, size=0x2000),
+            ivmd(0x21, 5, 6, flags=8, segment=3),
+            ivmd(0x22, 5, 6, flags=6),
+            info=3,
+        )
+    )
+
+    assert found.memory == (
+        MemoryBlock(segment=0, first=0, last=0xFFFF, flags=MemoryFlag.UNITY, base=0x1000, size=0x2000),
+        MemoryBlock(segment=3, first=5, last=5, flags=MemoryFlag.EXCLUSION, base=0, size=0),
+        MemoryBlock(segment=0, first=5, last=6, flags=MemoryFlag.READ | MemoryFlag.WRITE, base=0, size=0),
+    )
+    assert [block.counts for block in found.memory] == [True, True, False]
+    assert IvInfo(found.info) == IvInfo.FEATURES_GIVEN | IvInfo.DMA_REMAP
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        (ivmd(0x22, 6, 5), "IVMD at 0x30 ends at 0x5, before its start 0x6"),
+        (struct.pack("<BBH4x", 0x21, 0, 8), "IVMD at 0x30 is too short (8 bytes)"),
+        (struct.pack("<BBH4x", 0x21, 0, 0), "structure at 0x30 has length 0"),
+    ],
+)
+def test_a_broken_memory_block_is_named(block: bytes, problem: str) -> None:
+    found = parse_ivrs(ivrs(block))
+
+    assert any(one == f"IVRS: {problem}" for one in found.problems)
+
+
+def test_a_table_that_ends_before_its_flags_has_none() -> None:
+    assert parse_ivrs(acpi("IVRS", bytes(3))).info == 0
 
 
 def test_a_block_that_names_nothing_is_named() -> None:

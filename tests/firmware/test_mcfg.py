@@ -39,6 +39,15 @@ def test_a_table_without_room_for_a_window_has_none() -> None:
     assert parse_mcfg(acpi("MCFG", b"")) == Mcfg(allocations=(), problems=())
 
 
+def test_windows_that_run_backwards_or_share_buses_are_named() -> None:
+    data = acpi("MCFG", bytes(8) + window(1 << 28, 0, 0, 0x80) + window(2 << 28, 0, 0x80, 0xFF) + window(0, 1, 9, 8))
+
+    assert parse_mcfg(data).problems == (
+        "MCFG: allocation 2 ends at bus 0x8, before its first bus 0x9",
+        "MCFG: allocations 0 and 1 both hold buses of segment 0",
+    )
+
+
 @given(st.binary(max_size=200) | damaged(fixture("mcfg.aml")) | st.binary().map(lambda body: acpi("MCFG", body)))
 def test_any_bytes_give_a_result(data: bytes) -> None:
     assert len(parse_mcfg(data).allocations) <= len(data) // 16

@@ -84,6 +84,20 @@ def test_of_overlapping_ranges_the_last_in_the_table_decides() -> None:
     found = parse_viot(viot(iommu_pci(0, 8), pci_range(0, 0xFFFF, 48, endpoint=1), pci_range(0, 0xFF, 48, endpoint=2)))
 
     assert [found.range_of(0, rid) for rid in (0x10, 0x100)] == [found.pci_ranges[1], found.pci_ranges[0]]
+    assert found.problems == ("VIOT: PCI range nodes at 0x40 and 0x58 overlap; the last counts",)
+
+
+def test_a_range_without_an_iommu_overlaps_none() -> None:
+    found = parse_viot(viot(iommu_pci(0, 8), pci_range(0, 9, 0), pci_range(0, 9, 48), pci_range(9, 9, 48)[:8]))
+
+    assert not any("overlap" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(("ids", "segments"), [((9, 8), (0, 0)), ((0, 9), (1, 0))])
+def test_a_range_that_runs_backwards_is_named(ids: tuple[int, int], segments: tuple[int, int]) -> None:
+    found = parse_viot(viot(iommu_pci(0, 8), pci_range(*ids, 48, segments=segments)))
+
+    assert found.problems == ("VIOT: PCI range node at 0x40 ends before it starts, it holds nothing",)
 
 
 def test_a_range_without_an_iommu_is_named_and_decides_nothing() -> None:
