@@ -47,6 +47,9 @@ class FunctionReader:
         path = self._path(entry)
         if path is None:
             return None if self._tree.live else PciFunction(address=address)
+        return self._identity_at(address, path)
+
+    def _identity_at(self, address: Address, path: str) -> PciFunction | None:
         event = self._uevent(path)
         if not event and self._tree.live and not self._tree.exists(path):
             return None

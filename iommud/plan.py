@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache, partial
+from typing import NamedTuple
 
 from iommud.address import Address
 from iommud.model.quirks import AcsRule, DeviceList, Quirks
@@ -24,48 +26,61 @@ def plan_reads(functions: Sequence[PciFunction], quirks: Quirks, *, thorough: bo
 
     ``thorough`` asks for the registers of every function that can have them, for people who want to see them.
     """
-    members = Counter((one.address[:3]) for one in functions)
+    members = Counter(one.address[:3] for one in functions)
     planned: dict[Address, Wanted] = {}
+    of_kind = cache(partial(_wanted, quirks, thorough=thorough))
     for function in functions:
-        wanted = _wanted(function, quirks, members[function.address[:3]] > 1, thorough)
+        matters = thorough or function.is_bridge or members[function.address[:3]] > 1
+        wanted = of_kind(_Kind.of(function)) if matters and not function.is_virtual else None
         if wanted is not None:
             planned[function.address] = wanted
     return planned
 
 
-def _wanted(function: PciFunction, quirks: Quirks, has_siblings: bool, thorough: bool) -> Wanted | None:
-    if function.is_virtual:
-        return None
+class _Kind(NamedTuple):
+    """What tells which registers of a function matter: many functions of a machine are of one kind."""
+
+    vendor: int | None
+    device: int | None
+    is_bridge: bool
+    is_cardbus: bool
+    is_first: bool
+    """Whether it is function 0 of its slot."""
+
+    @classmethod
+    def of(cls, function: PciFunction) -> _Kind:
+        high = function.class_high
+        is_first = function.address.function == 0
+        return cls(function.vendor, function.device, function.is_bridge, high == CLASS_CARDBUS_BRIDGE, is_first)
+
+
+def _wanted(quirks: Quirks, kind: _Kind, *, thorough: bool) -> Wanted | None:
     if thorough:
-        return _registers(function, quirks, every_type=True, acs=True)
-    rule = _first_rule(function, quirks)
-    if function.is_bridge:
-        return _registers(function, quirks, every_type=False, acs=rule not in _NOTHING_READ)
-    if not has_siblings or rule in _NOTHING_READ:
+        return _registers(kind, quirks, every_type=True, acs=True)
+    rule = _first_rule(kind, quirks)
+    if kind.is_bridge:
+        return _registers(kind, quirks, every_type=False, acs=rule not in _NOTHING_READ)
+    if rule in _NOTHING_READ:
         return None
     if rule is AcsRule.WANGXUN_NIC:
         # The device id alone decides isolation; whether the header calls it multifunction is still open.
         return Wanted(capabilities=False, acs=False)
-    return _registers(function, quirks, every_type=False, acs=True)
+    return _registers(kind, quirks, every_type=False, acs=True)
 
 
-def _first_rule(function: PciFunction, quirks: Quirks) -> AcsRule | None:
-    if function.vendor is None or function.device is None:
+def _first_rule(kind: _Kind, quirks: Quirks) -> AcsRule | None:
+    if kind.vendor is None or kind.device is None:
         return None
-    row = next(quirks.acs_rows(function.vendor, function.device), None)
+    row = next(quirks.acs_rows(kind.vendor, kind.device), None)
     return None if row is None else row.rule
 
 
-def _registers(function: PciFunction, quirks: Quirks, *, every_type: bool, acs: bool) -> Wanted:
+def _registers(kind: _Kind, quirks: Quirks, *, every_type: bool, acs: bool) -> Wanted:
     return Wanted(
         # Where a CardBus bridge keeps its capabilities is told by its header.
-        header=every_type or function.address.function == 0 or _is_cardbus(function),
+        header=every_type or kind.is_first or kind.is_cardbus,
         acs=acs,
         every_type=every_type,
-        wide_acs=quirks.listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, function.vendor, function.device),
-        mpc=quirks.listed(DeviceList.INTEL_PCH_ROOT_PORT, function.vendor, function.device),
+        wide_acs=quirks.listed(DeviceList.INTEL_SPT_PCH_ROOT_PORT, kind.vendor, kind.device),
+        mpc=quirks.listed(DeviceList.INTEL_PCH_ROOT_PORT, kind.vendor, kind.device),
     )
-
-
-def _is_cardbus(function: PciFunction) -> bool:
-    return function.class_high == CLASS_CARDBUS_BRIDGE

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from iommud.address import Address
 from iommud.consistency import contradictions
@@ -29,6 +30,8 @@ _IOMMUS = "sys/class/iommu"
 _TABLES = "sys/firmware/acpi/tables"
 _READ_TABLES = ("DMAR", "IORT", "IVRS", "VIOT")
 _TABLE_LIMIT = 1 << 20
+_named = lru_cache(maxsize=1 << 15)(Address.from_name)
+"""Each name stands in the bus, in a group and at an IOMMU, and again in the next snapshot of a watched machine."""
 
 
 def take_snapshot(
@@ -99,7 +102,7 @@ def identities(tree: Tree, reader: FunctionReader, sleep: Sleep) -> tuple[list[P
     functions: list[PciFunction] = []
     vanished: list[Contradiction] = []
     for name in tree.list(DEVICES) or ():
-        address = Address.from_name(name)
+        address = _named(name)
         if address is None:
             continue
         function = reader.identity(address, f"{DEVICES}/{name}")
@@ -168,7 +171,7 @@ def read_groups(tree: Tree, known: Mapping[int, IommuGroup] | None = None) -> di
 
 def _group(tree: Tree, name: str, known: IommuGroup | None) -> IommuGroup:
     entries = tree.list(f"{_GROUPS}/{name}/devices") or []
-    addresses = [(entry, Address.from_name(entry)) for entry in entries]
+    addresses = [(entry, _named(entry)) for entry in entries]
     members = tuple(sorted(address for _, address in addresses if address is not None))
     others = tuple(entry for entry, address in addresses if address is None)
     if known is not None and known.members == members and known.others == others:
@@ -185,7 +188,7 @@ def read_iommus(tree: Tree) -> dict[str, tuple[Address, ...]] | None:
 
 
 def _addresses(names: Iterable[str]) -> tuple[Address, ...]:
-    return tuple(sorted(found for name in names if (found := Address.from_name(name)) is not None))
+    return tuple(sorted(found for name in names if (found := _named(name)) is not None))
 
 
 def _tables(tree: Tree) -> dict[str, bytes]:

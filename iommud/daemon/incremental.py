@@ -98,7 +98,7 @@ class IncrementalReader:
         if not first.changed and set(first.snapshot.contradictions) <= set(accepted):
             return first.snapshot
         self.retakes += 1
-        second = self._take(touched)
+        second = self._take(touched, anew=True)  # what seems torn may be what was remembered
         reads = first.snapshot.config_reads + second.snapshot.config_reads
         taken = replace(second.snapshot, config_reads=reads)
         if not second.changed and set(taken.contradictions) <= set(first.snapshot.contradictions):
@@ -106,11 +106,11 @@ class IncrementalReader:
         self.torn += 1
         return replace(taken, contradictions=(_TORN, *taken.contradictions))
 
-    def _take(self, touched: Collection[Address] | None) -> _Take:
+    def _take(self, touched: Collection[Address] | None, *, anew: bool = False) -> _Take:
         changes = self._changes()
         tree = self._open_tree()
         sent = tree.text(_SENT)
-        reader = RememberingReader(tree, self._known, touched)
+        reader = RememberingReader(tree, self._known, touched, anew=anew)
         groups = None if touched is None or self._last is None else self._last.groups
         snapshot = take_snapshot(tree, kernel=self._kernel, wake=self._wake, reader=reader, known_groups=groups)
         self._known = reader.learned

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iommud.address import Address
-from iommud.files import ConfigFile, Stamp
+from iommud.files import READ_LIMIT, ConfigFile, Stamp
 from iommud.tree import LiveTree
 from tests.trees import TreeWriter, config_space
 
@@ -98,6 +98,8 @@ class WatchedTree(LiveTree):
     """Called before the config file of a function is opened."""
     listed: Callable[[str], None] | None = None
     """Called after a directory was listed."""
+    when_read: Callable[[str], None] | None = None
+    """Called before a file is read."""
 
     @classmethod
     def of(cls, machine: MachineOnDisk, opened: Counter[Address] | None = None) -> WatchedTree:
@@ -108,6 +110,11 @@ class WatchedTree(LiveTree):
     def stamp(self, path: str) -> Stamp | None:
         found = super().stamp(path)
         return None if found is None else found[:3]
+
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        if self.when_read is not None:
+            self.when_read(path)
+        return super().read(path, limit)
 
     def list(self, path: str) -> list[str] | None:
         names = super().list(path)
