@@ -62,6 +62,7 @@ LAYERS = (
     ("verdict.state", PURE),
     ("verdict.circumstances", PURE),
     ("verdict.difference", PURE),
+    ("whatif.*", PURE),
     ("redact_config", PURE),
     ("decompress", PURE),
     ("tarstream", PURE),

@@ -36,6 +36,9 @@ not be read (as diff has it, and unlike the other verbs)."""
 VFIO_STATUSES = """\
 Exit status: 0 assignable and safe (without BDF: no group is unsafe); 1 not; 2 wrong usage; 3 could not judge; \
 4 the source could not be read."""
+WHAT_IF_STATUSES = """\
+Exit status: 0 computed; 2 wrong usage, or a change that this machine cannot undergo; 3 facts are missing that decide, \
+or the machine could not be judged; 4 the source could not be read."""
 
 app = typer.Typer(
     name="iommud",
@@ -214,6 +217,63 @@ def vfio(
     from iommud.cli.showing import Machine
 
     return show_assignment(Machine(source, sysfs, procfs, kernel, wake), address, format_, colour)
+
+
+@app.command("what-if", epilog=WHAT_IF_STATUSES)
+def what_if(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: this machine.")
+    ] = None,
+    acs: Annotated[
+        list[str] | None,
+        typer.Option("--acs", metavar="on|off[=BDF]", help="Switch ACS everywhere, or at BDF; may be repeated."),
+    ] = None,
+    acs_override: Annotated[
+        str | None,
+        typer.Option("--acs-override", metavar="TOKENS", help="downstream, multifunction, id:VVVV:DDDD, or none."),
+    ] = None,
+    kernel: Annotated[str | None, typer.Option("--kernel", metavar="VERSION", help="Boot this kernel.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="BDF", help="Take a function out; may be repeated.")
+    ] = None,
+    move: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--move", metavar="BDF=SLOT", help="SLOT: a bridge, BRIDGE/DD.F, or a free address; may be repeated."
+        ),
+    ] = None,
+    cmdline: Annotated[
+        list[str] | None,
+        typer.Option("--cmdline", metavar="WORDS", help="Add to the kernel command line; may be repeated."),
+    ] = None,
+    probe_order: Annotated[
+        str | None,
+        typer.Option("--probe-order", metavar="ORDER", help="top-down, bottom-up or bridges-last."),
+    ] = None,
+    source: SOURCE = None,
+    sysfs: SYSFS = "/sys",
+    procfs: PROCFS = "/proc",
+    format_: Annotated[DiffFormat, typer.Option("--format", "-f", help="How to print.")] = DiffFormat.TEXT,
+    output: OUTPUT = None,
+    wake: WAKE = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Leave nothing out.")] = False,
+    colour: COLOUR = Colour.AUTO,
+) -> int:
+    """Compute what the groups would be with other facts, and what that would allow or forbid; nothing is changed."""
+    from iommud.cli.imagining import Wishes, run_what_if
+    from iommud.cli.showing import Machine
+
+    wishes = Wishes(
+        acs=tuple(acs or ()),
+        acs_override=acs_override,
+        kernel=kernel,
+        without=tuple(without or ()),
+        move=tuple(move or ()),
+        cmdline=tuple(cmdline or ()),
+        probe_order=probe_order,
+    )
+    machine = Machine(source or place, sysfs, procfs, None, wake)
+    return run_what_if(machine, wishes, format_, output, colour, verbose=verbose)
 
 
 @app.command()

@@ -173,11 +173,12 @@ def _causes(difference: Difference) -> Iterator[str]:
 
 def _group_row(one: GroupChange, *, verbose: bool) -> str:
     expected = {True: " (as expected)", False: " (not as expected)", None: ""}[one.as_expected]
-    parts = [_partition(groups, verbose=verbose) for groups in (one.before, one.after)]
+    parts = [partition_words(groups, verbose=verbose) for groups in (one.before, one.after)]
     return f"{one.change}: {parts[0]} -> {parts[1]}{expected}"
 
 
-def _partition(groups: Sequence[Group], *, verbose: bool) -> str:
+def partition_words(groups: Sequence[Group], *, verbose: bool) -> str:
+    """Groups beside each other in one row: members with spaces between them, groups with bars."""
     kept = groups if verbose else groups[:_MEMBERS]
     more = [f"{len(groups) - len(kept)} more groups"] if len(kept) < len(groups) else []
     return " | ".join([*(_listed(sorted(group), verbose=verbose) for group in kept), *more]) or "none"
