@@ -80,7 +80,7 @@ class Scope:
             return Excuse(f"no IOMMU is in use: {self.platform.usage_reason}", Evidence.SYSFS)
         if _is_blank(function):
             return Excuse("the snapshot holds nothing of it", Evidence.NONE)
-        if is_iommu_itself(function, self.snapshot.iommus) or function.address in self.described:
+        if self._is_iommu(function):
             return Excuse("it is the IOMMU itself", self._own_evidence())
         sender = self.topology.real_dma_device(function)
         if sender is not function:
@@ -148,13 +148,13 @@ class Scope:
         """A function that no driver matched has not been configured for DMA yet.
 
         Bridges and event collectors match the port driver's table, so theirs is a defect. Where nothing at all
-        has a group, drivers are deferred and their absence explains nothing.
+        has a group, drivers may be deferred, and their absence explains nothing as long as an IOMMU is awaited.
         """
-        if function.driver is not None or not self.grouped or not self.platform.waits_for_drivers:
+        if function.driver is not None or not self.platform.waits_for_drivers:
             return None
-        if function.class_code is None and function.is_bridge:
+        if not self.grouped and not self._nothing_matched():
             return None
-        if (function.class_code or 0) >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR):
+        if _is_matched_by_port_driver(function):
             return None
         if not self.platform.kernel.readable:
             return Excuse("no driver is bound to it, and kernels before 6.15 wait for one", Evidence.NONE)
@@ -162,6 +162,16 @@ class Scope:
             return Excuse("the snapshot names no drivers, and before 6.15 its group waits for one", Evidence.NONE)
         evidence = Evidence.NONE if self.platform.firmware.is_silent else Evidence.SYSFS
         return Excuse("no driver is bound to it, and before 6.15 its group waits for one", evidence)
+
+    def _nothing_matched(self) -> bool:
+        """Whether the IOMMU is there, so that nothing waits for it, and still no driver matched any function."""
+        return bool(self.snapshot.iommus) and all(
+            self._is_iommu(one) or (one.driver is None and not _is_matched_by_port_driver(one))
+            for one in self.snapshot.functions
+        )
+
+    def _is_iommu(self, function: PciFunction) -> bool:
+        return is_iommu_itself(function, self.snapshot.iommus) or function.address in self.described
 
     def _by_pattern(self, function: PciFunction) -> Excuse | None:
         """What is known of machines that are right, where the snapshot holds no table."""
@@ -187,6 +197,13 @@ class Scope:
 def _is_blank(function: PciFunction) -> bool:
     """Whether its directory is not in the snapshot, so that even a missing group link says nothing."""
     return function.vendor is None and function.class_code is None and function.driver is None
+
+
+def _is_matched_by_port_driver(function: PciFunction) -> bool:
+    """``port_pci_ids``, drivers/pci/pcie/portdrv.c: conventional bridges too, which the driver then rejects."""
+    if function.class_code is None:
+        return function.is_bridge
+    return function.class_code >> 8 in (CLASS_PCI_BRIDGE, _CLASS_EVENT_COLLECTOR)
 
 
 def _is_display(function: PciFunction) -> bool:

@@ -555,6 +555,49 @@ def test_where_nothing_has_a_group_missing_drivers_excuse_nobody() -> None:
     assert report.without == ()
 
 
+def with_functions_that_no_driver_matches(kernel: str) -> Machine:
+    """The least that an arm64 board has, and test devices."""
+    machine = Machine(kernel=kernel)
+    machine.rciep("00:00.0", class_code=0x060000)
+    machine.endpoint("00:04.0", class_code=0x00FF00)
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("kernel", "iommu", "kinds"),
+    [
+        ("5.10", SMMU, []),
+        ("6.12", SMMU, []),
+        ("6.15", SMMU, ["no-groups"]),
+        ("6.12", "dmar0", ["no-groups"]),
+    ],
+)
+def test_before_6_15_nothing_has_a_group_where_no_driver_matched_anything(
+    kernel: str, iommu: str, kinds: list[str]
+) -> None:
+    report = check(seen(with_functions_that_no_driver_matches(kernel), "", iommu=iommu))
+
+    assert [one.kind for one in report.findings] == kinds
+
+
+def test_before_6_15_a_virtio_iommu_alone_with_functions_without_driver_is_as_it_should_be() -> None:
+    machine = with_functions_that_no_driver_matches("6.12")
+    machine.endpoint("00:01.0", ids="1af4:1057", class_code=0x00FF00, driver="virtio-pci")
+
+    report = check(seen(machine, "", iommu="0000:00:01.0"))
+
+    assert (report.status, report.findings) == ("ok", ())
+
+
+def test_a_driver_that_may_still_be_deferred_excuses_nobody() -> None:
+    machine = with_functions_that_no_driver_matches("6.12")
+    waiting = holding(
+        seen(machine, "", iommu=None), IORT=iort(iort_node(SMMU_V3), iort_node(ROOT, id_map(0, 0x10000, 0, FIRST)))
+    )
+
+    assert [one.kind for one in check(waiting).findings] == ["no-groups"]
+
+
 def test_a_bridge_that_only_a_path_names_is_not_missed() -> None:
     machine = Machine()
     machine.endpoint("01:00.0", upstream=Address.parse("00:02.0"))
