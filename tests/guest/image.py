@@ -23,7 +23,8 @@ from tests.guest.supplies import Kernel, Supplies, library_path
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ("iommud", "pyproject.toml", "README.md", "LICENSE")
-PYTHON = "python3.11"
+PYTHON_VERSION = "3.11"
+PYTHON = f"python{PYTHON_VERSION}"
 # Parts of the standard library that no program of ours loads, and tables of locales.
 NOT_NEEDED = frozenset(
     {"test", "idlelib", "lib2to3", "ensurepip", "pydoc_data", "tkinter", "turtledemo", "gconv", "audit", "perl-base"}
@@ -114,12 +115,12 @@ def _interpreter(supplies: Supplies, architecture: Architecture, staging: Path) 
 def _program(supplies: Supplies, architecture: Architecture, staging: Path) -> Iterator[Entry]:
     """What pip installs of iommud for the guest, byte-compiled."""
     with tempfile.TemporaryDirectory() as building:
-        _install(supplies, architecture, staging / "opt/iommud", _wheel(supplies, Path(building)))
+        _install(supplies, architecture, staging / "opt/iommud", build_wheel(supplies, Path(building)))
     _compile(supplies.python(AMD64), staging)
     yield from entries_of(staging)
 
 
-def _wheel(supplies: Supplies, building: Path) -> Path:
+def build_wheel(supplies: Supplies, building: Path) -> Path:
     """The wheel of iommud, built from the checkout into a directory of its own; the builder is fetched once."""
     builder = supplies.cache / "builder"
     if not builder.exists():
@@ -133,24 +134,27 @@ def _wheel(supplies: Supplies, building: Path) -> Path:
 
 def _install(supplies: Supplies, architecture: Architecture, target: Path, wheel: Path) -> None:
     """The wheel and its dependencies for the guest's Python, whatever this machine is."""
-    machine = PLATFORMS[architecture]
-    platforms = [f"--platform={tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_28", "manylinux_2_34")]
-    options = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", *platforms]
-    kept = supplies.cache / "wheels" / architecture
+    kept = download_wheels(supplies, architecture, wheel)
+    options = [*_pip_options(architecture, PYTHON_VERSION), "--no-index", f"--find-links={kept}", f"--target={target}"]
+    _pip("install", "--quiet", "--no-compile", *options, str(wheel))
+
+
+def download_wheels(supplies: Supplies, architecture: Architecture, wheel: Path, version: str = PYTHON_VERSION) -> Path:
+    """A directory with the wheels that a wheel of iommud needs in a guest; fetched once."""
+    suffix = "" if version == PYTHON_VERSION else f"-{version}"
+    kept = supplies.cache / "wheels" / f"{architecture}{suffix}"
     if not kept.exists():
-        _pip("download", "--quiet", *options, "--dest", str(kept), str(wheel))
+        _pip("download", "--quiet", *_pip_options(architecture, version), "--dest", str(kept), str(wheel))
         for own in kept.glob("iommud-*.whl"):
             own.unlink()
-    _pip(
-        "install",
-        "--quiet",
-        "--no-compile",
-        *options,
-        "--no-index",
-        f"--find-links={kept}",
-        f"--target={target}",
-        str(wheel),
-    )
+    return kept
+
+
+def _pip_options(architecture: Architecture, version: str) -> list[str]:
+    """What makes pip choose wheels for the guest."""
+    machine = PLATFORMS[architecture]
+    platforms = [f"--platform={tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_28", "manylinux_2_34")]
+    return ["--only-binary=:all:", f"--python-version={version}", "--implementation=cp", *platforms]
 
 
 def _compile(python: Path, staging: Path) -> None:
