@@ -212,6 +212,12 @@ def test_the_machine_view_shows_the_machine_that_was_chosen(fleet: Fleet) -> Non
     assert fleet.ask(texts["Age of the report"], fleet.broken)[0] < 30
 
 
+def test_the_functions_with_findings_stand_there_with_their_causes(fleet: Fleet) -> None:
+    text = resolved(dict(EXPRESSIONS)["Functions with findings"], fleet.chosen(fleet.broken, everything=True))
+
+    assert {one["metric"]["cause"] for one in fleet.server.query(text)} == {"viot-alias-bug"}
+
+
 def test_what_looks_back_sees_a_group_that_has_grown_and_a_machine_that_has_gone(tmp_path: Path) -> None:
     grew, gone = (next(text for name, text in EXPRESSIONS if name == title) for title in (GREW, "Without data"))
     back = 4

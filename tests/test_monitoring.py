@@ -173,7 +173,7 @@ def test_a_finding_is_pending_within_a_scrape_and_then_fires(fleet: Server) -> N
     pending = eventually(alert)
 
     assert pending["labels"]["kind"] == "alias-split"
-    assert pending["annotations"]["description"].endswith("0000:02:05.0")
+    assert pending["annotations"]["description"].endswith("0000:02:05.0 (probe-order)")
     eventually(lambda: (found := alert()) and (found["state"] == "firing" or None), within=40)
 
 

@@ -113,7 +113,8 @@ def _findings(one: Machine) -> Iterator[tuple[str, str, Samples]]:
         )
         for kind, severity in itertools.product(Kind, Severity)
     ]
-    begin = 'id="alias-split:0000:02:00.0:0badc0de",kind="alias-split",severity="critical",segment="0000",bus="02"'
+    begin = 'id="alias-split:0000:02:00.0:0badc0de",kind="alias-split",severity="critical",'
+    begin += 'cause="probe-order",segment="0000",bus="02"'
     about = [(f'{{{begin},device="{number:02x}",function="0"}}', 1.0) for number in range(one.functions_with_findings)]
     yield "iommud_findings", "gauge", counts
     yield "iommud_findings_accepted", "gauge", [(labels, 0.0) for labels, _ in counts]

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from iommud.causes.cause import CauseId
 from iommud.daemon import families
 from iommud.daemon.activity import BOUNDS, TRIGGERS
 from iommud.daemon.uevents import ACTIONS
-from iommud.render.prometheus import FINDING_SERIES_LIMIT, METRICS, Metric, Type
+from iommud.render.prometheus import FINDING_SERIES_LIMIT, METRICS, UNEXPLAINED, Metric, Type
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.report import Status
 
@@ -95,9 +96,12 @@ def _values() -> Iterator[str]:
         "trigger": TRIGGERS,
         "action": sorted({*ACTIONS, "other"}),
         "source": ("uevents", "groups"),
+        "cause": (*CauseId, UNEXPLAINED),
     }
     for name, possible in values.items():
         yield f"- `{name}`: {', '.join(f'`{one}`' for one in possible)}"
+    yield "  ([what they mean](causes/README.md)): the first of the finding's causes, which assumes least;"
+    yield f"  `{UNEXPLAINED}` if none was found, empty if the finding is of a sort that has no causes"
     yield "- `segment`, `bus`, `device`, `function`: an address as node_exporter's `node_pcidevice_info` spells it, so"
     yield "  that the two can be joined on these four; all empty for a finding about the machine as a whole"
     yield "- `group`: the address of the group's lowest member, so that another numbering changes no series"
@@ -124,7 +128,8 @@ series, where I is the number of its IOMMUs, G that of its IOMMU groups, P the n
 function that it is about, and F the number of functions in groups, which counts only with `--metrics.function-groups`.
 The {constant} are the same everywhere: {both} are `iommud_findings`, one for each of {kinds} kinds and {severities}
 severities, as many are `iommud_findings_accepted`, and the rest is in the tables above. Nothing that a user, a guest or
-a device can name makes a series: names of IOMMUs come from the kernel, and there are as many as IOMMUs.
+a device can name makes a series: names of IOMMUs come from the kernel, and there are as many as IOMMUs. A finding has
+one value of `cause` at a time, so that label adds none.
 
 What `iommud_finding_info` leaves out is counted in `iommud_finding_info_omitted`; it keeps the worst findings.
 `iommud_findings` counts them all.

@@ -48,11 +48,15 @@ def render_one(data: Data, *, style: Style, names: Naming | None = None) -> str:
     """The data of ``explain_one_data`` as text."""
     address = data["function"]["address"]
     shared = [f"{one['address']}  as {one['requester_id']}" for one in data["shared_with"]]
-    lines = [*_head(data["function"], names, style), *_expected(data["function"], style)]
-    lines += _section("Requester IDs", [_requester_id(one, address) for one in data["requester_ids"]], style)
+    senders = data["requester_ids"]
+    lines = [*_head(data["function"], names, style), *_expected(data["function"], style), *_iommu(senders, style)]
+    lines += _section("Requester IDs", [_requester_id(one, address, senders[0]["iommu"]) for one in senders], style)
     lines += _section("Shared with", shared, style)
+    lines += _section("Same ID at the IOMMU", [_same_id(one) for one in data["same_iommu_id"]], style)
+    lines += _section("Reserved memory", [_region(one) for one in data["reserved_regions"]], style)
     lines += _section("Path to the root", [_step(one) for one in data["path"]] or ["it is on a root bus"], style)
     lines += _section("What ties it to others", _ties(data["ties"]) or ["nothing"], style)
+    lines += _section("What firmware adds", [f"{one['table']}: {one['text']}" for one in data["firmware"]], style)
     lines += _findings(data, style)
     return "".join(f"{line}\n" for line in lines)
 
@@ -64,6 +68,9 @@ def render_two(data: Data, *, style: Style, names: Naming | None = None) -> str:
     shared = data["shared_requester_id"]
     if shared is not None:
         lines += style.wrapped(f"They share requester ID {shared}: each can use the other's mappings.")
+    elif data["shared_iommu_id"] is not None:
+        folded = "the {iommu} knows both by {id_kind} {id}: each can use the other's mappings."
+        lines += style.wrapped(style.clean(f"Firmware says that {folded.format(**data['shared_iommu_id'])}"))
     lines += _section("The chain that joins them", _ties(data["chain"]), style)
     if data["because"] is not None:
         rows = [_step(step) for step in data["separated_by"]]
@@ -131,14 +138,47 @@ def _expected(facts: Data, style: Style) -> Iterator[str]:
     yield from style.wrapped(f"{text}{doubt}", first="  expected   ")
 
 
-def _requester_id(one: Data, address: str) -> str:
-    if one["taken_by"] == address:
+def _iommu(senders: Sequence[Data], style: Style) -> Iterator[str]:
+    """Who serves the function's own requester ID, or why nothing does; nothing where no table at hand tells."""
+    own = senders[0]
+    if own["iommu"] is not None:
+        text = f"{_unit(own['iommu'])} ({own['iommu']['table']}: {own['firmware']})"
+        yield from style.wrapped(style.clean(text), first="  iommu      ")
+    elif own["firmware"] is not None:
+        yield from style.wrapped(style.clean(f"none: {own['firmware']}"), first="  iommu      ")
+
+
+def _unit(iommu: Data) -> str:
+    instance = iommu["instance"]
+    return iommu["name"] if instance in {None, iommu["name"]} else f"{instance}, {iommu['name']}"
+
+
+def _requester_id(one: Data, address: str, usual: Data | None) -> str:
+    if one["source"] != "topology":
+        how = f"by the {one['source']} table"
+    elif one["taken_by"] == address:
         how = "its own" if one["requester_id"] == address else "an alias of its own"
     elif one["taken_by"] == one["requester_id"]:
         how = "of the function that takes its requests"
     else:
         how = f"given by {one['taken_by']}"
-    return f"{one['requester_id']}  {how}"
+    return f"{one['requester_id']}  {how}{_at_iommu(one, usual)}"
+
+
+def _at_iommu(one: Data, usual: Data | None) -> str:
+    """The ID at the IOMMU; which one that is, only if it is not the one that serves the function's own ID."""
+    if one["iommu"] is not None:
+        where = "" if one["iommu"] == usual else f" at {_unit(one['iommu'])}"
+        return f", {one['id_kind']} {one['id']}{where}"
+    return "" if one["firmware"] is None or usual is None else f", no IOMMU: {one['firmware']}"
+
+
+def _same_id(one: Data) -> str:
+    return f"{one['address']}  {one['id_kind']} {one['id']}, as {one['requester_id']}"
+
+
+def _region(one: Data) -> str:
+    return f"{one['first']} to {one['last']}  {one['what']} ({one['table']})"
 
 
 def _step(one: Data) -> str:

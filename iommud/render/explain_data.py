@@ -13,8 +13,10 @@ from iommud.model.groups import GroupingModel, Tie
 from iommud.render.view import View
 from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Kind
+from iommud.verdict.firmware_words import firmware_alias, instance_of, kept_memory, remarks
 from iommud.verdict.reasons import Explainer, acs_text
 from iommud.verdict.report import Report
+from iommud.verdict.service import Served, Service
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +34,8 @@ class UnknownFunctionError(IommudError):
 def explain_one_data(report: Report, address: Address) -> Data:
     """Everything behind the group of one function, as a JSON object.
 
-    ``requester_ids`` with who takes each, ``shared_with``, the ``path`` to the root with the isolation of each bridge,
+    ``requester_ids`` with who takes each and what the IOMMU calls it, ``shared_with``, ``same_iommu_id``,
+    ``reserved_regions`` and other words of ``firmware``, the ``path`` to the root with the isolation of each bridge,
     the ``ties`` that bind the function directly, ``without`` if it rightly has no group, and its ``findings``.
 
     Raises UnknownFunctionError if the report knows no such function.
@@ -57,6 +60,8 @@ class _Explanation:
     report: Report
     view: View
     explainer: Explainer
+    service: Service
+    """What firmware says of who is served, and under which IDs."""
 
     @classmethod
     def of(cls, report: Report) -> _Explanation:
@@ -66,7 +71,9 @@ class _Explanation:
         if not explainer.ties and not report.judged:
             # Where the groups are not judged, the ties still say what the kernel's own rule would do.
             explainer = Explainer(explainer.model, tuple(explainer.model.ties()))
-        return cls(report, View.of(report), explainer)
+        analysis = report.analysis
+        service = Service(explainer.model.topology, analysis.platform, analysis.snapshot)
+        return cls(report, View.of(report), explainer, service)
 
     @property
     def model(self) -> GroupingModel:
@@ -86,6 +93,9 @@ class _Explanation:
             "function": self._facts(function),
             "requester_ids": [*self._requester_ids(function)],
             "shared_with": [*self._shared_with(function)],
+            "same_iommu_id": [*self._same_iommu_id(function)],
+            "reserved_regions": [*self._reserved_regions(function)],
+            "firmware": [{"table": str(one.table), "text": one.text} for one in remarks(self.service, function)],
             "path": [self._isolation(bridge) for bridge in self.model.topology.chain(function)],
             "ties": [self._tie(tie) for tie in ties],
             "findings": [
@@ -133,8 +143,74 @@ class _Explanation:
         }
 
     def _requester_ids(self, function: PciFunction) -> Iterator[Data]:
-        for alias in self.model.aliases.of(function):
-            yield {"requester_id": str(alias.requester_id), "taken_by": str(alias.taker)}
+        for taker, requester, source in self._senders(function):
+            yield {
+                "requester_id": str(requester),
+                "taken_by": str(taker),
+                "source": source,
+                **self._at_iommu(function, requester),
+            }
+
+    def _senders(self, function: PciFunction) -> Iterator[tuple[Address, Address, str]]:
+        """Who takes each requester ID of a function, the ID, and what says so: those of the table come last."""
+        found = self.model.aliases.of(function)
+        for alias in found:
+            yield alias.taker, alias.requester_id, "topology"
+        sender = self.model.topology.real_dma_device(function)
+        named = firmware_alias(self.service, sender)
+        if named is not None and named not in {alias.requester_id for alias in found}:
+            yield sender.address, named, "IVRS"
+
+    def _at_iommu(self, function: PciFunction, requester: Address) -> Data:
+        """What the IOMMU calls a requester ID; null members where it has none or no table at hand says."""
+        sender = self.model.topology.real_dma_device(function)
+        answer = self.service.answer(sender, requester)
+        found: Data = {"iommu": None, "id_kind": None, "id": None, "firmware": None}
+        if isinstance(answer, Served):
+            found["iommu"] = {
+                "table": str(answer.table),
+                "name": answer.unit.name,
+                "instance": instance_of(self.service, sender, answer),
+            }
+            found |= {"id_kind": str(answer.kind), "id": f"0x{answer.value:x}", "firmware": answer.because}
+        elif answer is not None:
+            found["firmware"] = answer.reason
+        return found
+
+    def _served(self, function: PciFunction) -> Iterator[tuple[Address, Served]]:
+        sender = self.model.topology.real_dma_device(function)
+        for _, requester, _ in self._senders(function):
+            answer = self.service.answer(sender, requester)
+            if isinstance(answer, Served):
+                yield requester, answer
+
+    def _same_iommu_id(self, function: PciFunction) -> Iterator[Data]:
+        """Everyone whom the IOMMU knows by one of the function's IDs, each once."""
+        own = {answer.key for _, answer in self._served(function)}
+        for address in sorted(self.view.functions.keys() - {function.address}) if own else ():
+            for requester, answer in self._served(self.view.functions[address]):
+                if answer.key in own:
+                    yield {
+                        "address": str(address),
+                        "requester_id": str(requester),
+                        "iommu": answer.unit.name,
+                        "id_kind": str(answer.kind),
+                        "id": f"0x{answer.value:x}",
+                    }
+                    break
+
+    def _shared_iommu_id(self, one: PciFunction, other: PciFunction) -> Data | None:
+        """The first ID of one function by which the IOMMU knows the other too."""
+        theirs = {answer.key for _, answer in self._served(other)}
+        common = next((answer for _, answer in self._served(one) if answer.key in theirs), None)
+        if common is None:
+            return None
+        return {"iommu": common.unit.name, "id_kind": str(common.kind), "id": f"0x{common.value:x}"}
+
+    def _reserved_regions(self, function: PciFunction) -> Iterator[Data]:
+        requesters = [requester for _, requester, _ in self._senders(function)]
+        for one in kept_memory(self.service, function, requesters):
+            yield {"table": str(one.table), "first": f"0x{one.first:x}", "last": f"0x{one.last:x}", "what": one.what}
 
     def _shared_with(self, function: PciFunction) -> Iterator[Data]:
         """Everyone that sends under one of the function's requester IDs, takes one, or whose ID it takes."""
@@ -171,6 +247,7 @@ class _Explanation:
             "joined": self._joined(one, other, joined=chain is not None),
             "same_group": self._same_group(one, other),
             "shared_requester_id": None if shared is None else str(shared),
+            "shared_iommu_id": self._shared_iommu_id(*functions) if one != other else None,
             "chain": [self._tie(tie) for tie in chain or ()],
             "separated_by": [self._isolation(function) for function in separators],
             "unisolated": self._unisolated(one, other),

@@ -11,6 +11,9 @@ from iommud.errors import visible
 from iommud.render.text import shown_devices
 from iommud.render.view import Naming, View
 from iommud.render.words import (
+    NOT_EXPLAINED,
+    cause_bounds,
+    cause_page,
     firmware_notes,
     headline,
     iommu_words,
@@ -89,12 +92,25 @@ def _group_cells(view: View, finding: Finding) -> str:
 def _finding(view: View, finding: Finding, number: int) -> str:
     lines = [f"#### {number}. {finding.kind} ({finding.severity})", "", escaped(headline(view, finding)), ""]
     lines += [f"- {escaped(reason.text)}{_reference(reason.reference)}" for reason in finding.reasons]
+    lines += _causes(view, finding)
     lines += ["", _devices(view, shown_devices(finding)), f"See `{page(finding.kind)}`.", ""]
     return "\n".join(lines)
 
 
 def _reference(reference: str | None) -> str:
     return "" if reference is None else f" ({_code(reference)})"
+
+
+def _causes(view: View, finding: Finding) -> Iterator[str]:
+    """A paragraph, the evidence and the remedy of each cause, or that the finding is not explained."""
+    causes = view.report.causes.get(finding.id, ())
+    if not causes and finding.calls_for_cause:
+        yield f"\n**Unexplained:** {NOT_EXPLAINED}."
+    for cause in causes:
+        yield f"\n**Because** {escaped(cause.summary)}.\n"
+        yield from (f"- {escaped(line)}" for line in cause.evidence)
+        yield f"\n**What to do:** {escaped(cause.remedy)}."
+        yield f"Cause {_code(cause.id)} ({escaped(cause_bounds(cause))}); see `{cause_page(cause.id)}`."
 
 
 def _devices(view: View, devices: Sequence[Address]) -> str:

@@ -11,6 +11,7 @@ from iommud import __version__
 from iommud.render.age import AGE_TOKEN
 from iommud.render.forest import Row, forest
 from iommud.render.markup import Palette, anchor, esc, mark_html, sign_of
+from iommud.render.page_causes import causes_block, causes_section
 from iommud.render.page_groups import groups_section
 from iommud.render.page_topology import topology_section
 from iommud.render.stylesheet import PAGE_STYLE
@@ -78,6 +79,10 @@ class PageOptions:
     """Where the pages on kinds of findings lie, as ``https://…/findings/``; empty: the page explains them itself."""
     findings_suffix: str = ".md"
     """What follows the kind in such an address."""
+    causes_url: str = ""
+    """Where the pages on causes lie, as ``https://…/causes/``; empty: the page explains them itself."""
+    causes_suffix: str = ".md"
+    """What follows the cause in such an address."""
 
 
 DEFAULT_OPTIONS = PageOptions()
@@ -102,6 +107,7 @@ class _Page:
         yield from topology_section(self.view, self.trees, self.palette)
         yield from groups_section(self.view, self.palette)
         yield from self._meanings()
+        yield from causes_section(self.view)
         yield from self._notes()
         yield "</main>"
 
@@ -160,6 +166,7 @@ class _Page:
             yield f"<p><b>Accepted until {acceptance.until}:</b> {esc(acceptance.reason)}</p>"
         yield from self._devices(finding)
         yield from _reasons(finding)
+        yield from causes_block(self.view, finding, self.options.causes_url, self.options.causes_suffix)
         yield f'<p class="id">{esc(finding.id)}</p></article>'
 
     def _kind_link(self, kind: Kind) -> str:

@@ -7,7 +7,7 @@ Written by hand, for the format is a page long: https://prometheus.io/docs/instr
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from iommud import __version__
@@ -19,6 +19,9 @@ from iommud.verdict.report import Failure, Report, Result, Status
 
 FINDING_SERIES_LIMIT = 200
 """Series of ``iommud_finding_info`` per source: one for each function of each finding, worst first."""
+
+UNEXPLAINED = "unexplained"
+"""In place of a cause's id, where there should be one and none was found."""
 
 
 class Type(enum.StrEnum):
@@ -73,8 +76,8 @@ FINDINGS = Metric("iommud_findings", Type.GAUGE, "Findings by kind and severity.
 FINDING_INFO = Metric(
     "iommud_finding_info",
     Type.GAUGE,
-    "Functions that a finding is about; always 1.",
-    ("id", "kind", "severity", *ADDRESS_LABELS),
+    "Functions that a finding is about, with the first of its causes; always 1.",
+    ("id", "kind", "severity", "cause", *ADDRESS_LABELS),
 )
 FINDING_INFO_OMITTED = Metric(
     "iommud_finding_info_omitted", Type.GAUGE, "Series of iommud_finding_info left out to bound their number."
@@ -133,7 +136,7 @@ def samples_of(result: Result) -> Iterator[Sample]:
         yield Sample(CHECK_STATUS, {"status": str(status)}, int(status is result.status))
     if isinstance(result, Report):
         yield from _counts(result)
-        yield from _findings(result.findings)
+        yield from _findings(result)
 
 
 def build_labels() -> Labels:
@@ -159,21 +162,29 @@ def _counts(report: Report) -> Iterator[Sample]:
     yield Sample(CONFIG_READS, {}, report.config_reads)
 
 
-def _findings(findings: Iterable[Finding]) -> Iterator[Sample]:
+def _findings(report: Report) -> Iterator[Sample]:
     counts = {(kind, severity): 0 for kind in Kind for severity in Severity}
     about: list[Sample] = []
-    for finding in findings:
+    for finding in report.findings:
         counts[finding.kind, finding.severity] += 1
-        about.extend(_about(finding))
+        about.extend(_about(finding, cause_label(report, finding)))
     for (kind, severity), number in counts.items():
         yield Sample(FINDINGS, {"kind": str(kind), "severity": str(severity)}, number)
     yield from about[:FINDING_SERIES_LIMIT]
     yield Sample(FINDING_INFO_OMITTED, {}, max(0, len(about) - FINDING_SERIES_LIMIT))
 
 
-def _about(finding: Finding) -> Iterator[Sample]:
+def cause_label(report: Report, finding: Finding) -> str:
+    """The id of the cause that assumes least, UNEXPLAINED, or nothing for a finding of a kind that has no causes."""
+    causes = report.causes.get(finding.id)
+    if causes:
+        return str(causes[0].id)
+    return UNEXPLAINED if finding.calls_for_cause else ""
+
+
+def _about(finding: Finding, cause: str) -> Iterator[Sample]:
     """One series for each function; a finding about the whole machine has one with an empty address."""
-    begin = {"id": finding.id, "kind": str(finding.kind), "severity": str(finding.severity)}
+    begin = {"id": finding.id, "kind": str(finding.kind), "severity": str(finding.severity), "cause": cause}
     for address in finding.devices or (None,):
         yield Sample(FINDING_INFO, {**begin, **address_labels(address)}, 1)
 

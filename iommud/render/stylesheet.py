@@ -105,6 +105,7 @@ margin:0 0 .8rem}
 .finding p{margin:.35rem 0}
 .finding ul{margin:.35rem 0;padding-left:1.2rem}
 .finding .plain,.plain{list-style:none;padding-left:0}
+.cause{border-left:.2rem solid var(--line);padding-left:.8rem;margin:.6rem 0}
 .severity{font-weight:600}
 .critical .severity{color:var(--critical)}.warning .severity{color:var(--warning)}.info .severity{color:var(--info)}
 .soft,.id,cite{color:var(--soft);font-style:normal}

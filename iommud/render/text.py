@@ -10,6 +10,7 @@ from iommud.causes.cause import Cause
 from iommud.render.style import Role, Style, role_of, role_of_status
 from iommud.render.view import Naming, View
 from iommud.render.words import (
+    NOT_EXPLAINED,
     cause_notes,
     firmware_notes,
     headline,
@@ -88,7 +89,7 @@ def _finding(view: View, finding: Finding, style: Style, *, verbose: bool) -> It
 def _causes(view: View, finding: Finding, style: Style, *, verbose: bool) -> Iterator[str]:
     causes = view.report.causes.get(finding.id, ())
     if not causes and finding.calls_for_cause:
-        yield "  unexplained: no cause that iommud knows gives exactly these groups"
+        yield f"  unexplained: {NOT_EXPLAINED}"
     for cause in causes:
         yield from style.wrapped(style.clean(f"because {cause.summary}"), first="  ", rest="      ")
         yield from _details(cause, style) if verbose else ()

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from iommud.address import Address
@@ -78,6 +79,8 @@ class View:
     expected: Mapping[Address, Group]
     """The expected group of each function that has or should have one; of the finest partition if undecided."""
     excuses: Mapping[Address, Excuse]
+    _titles: dict[Address, str] = field(default_factory=dict, repr=False, compare=False)
+    _types: dict[Address, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, report: Report, names: Naming | None = None) -> View:
@@ -108,6 +111,12 @@ class View:
 
     def type_words(self, address: Address) -> str:
         """What kind of function it is; empty if nothing is known."""
+        found = self._types.get(address)
+        if found is None:
+            found = self._types[address] = self._described(address)
+        return found
+
+    def _described(self, address: Address) -> str:
         function = self.functions.get(address)
         analysis = self.report.analysis
         if function is None or analysis is None:
@@ -135,7 +144,10 @@ class View:
 
     def title(self, address: Address) -> str:
         """Everything that names a function, but for its address."""
-        return (self.name(address) + self.tail(address)).lstrip()
+        found = self._titles.get(address)
+        if found is None:
+            found = self._titles[address] = (self.name(address) + self.tail(address)).lstrip()
+        return found
 
 
 def name_of(function: PciFunction, names: Naming | None, *, kind: bool = True) -> str:
@@ -184,6 +196,7 @@ def ids(function: PciFunction) -> str:
     return f"[{function.vendor:04x}:{function.device:04x}]"
 
 
+@lru_cache(maxsize=256)  # a machine has few vendors and many functions
 def short_vendor(name: str) -> str:
     """The name of a company without its legal form; its short form, if it ends in one in brackets."""
     head, bracket, short = name.partition(" [")

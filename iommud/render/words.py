@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TypeVar
 
 from iommud.address import Address
-from iommud.causes.cause import Cause
+from iommud.causes.cause import Cause, CauseId
 from iommud.errors import visible
 from iommud.kernel import Kernel
+from iommud.model.groups import Group
 from iommud.render.view import View
 from iommud.verdict.findings import Finding, Kind, Severity
 from iommud.verdict.report import Report, Status
@@ -18,13 +21,34 @@ LISTED = 4
 """Addresses that a sentence names before it counts the rest."""
 _LONGEST_RELEASE = 60
 
+_Item = TypeVar("_Item")
+
+
+NOT_EXPLAINED = "no cause that iommud knows gives exactly these groups"
+"""What is said of a finding that has no cause though it calls for one."""
+
 
 def cause_notes(cause: Cause) -> Iterator[str]:
     """Which releases a cause is bound to, what naming it rests on, and where more is written."""
+    basis, *spans = _cause_bounds(cause)
+    yield ", ".join((f"cause {cause.id} ({basis})", *spans))
+    yield f"see {cause_page(cause.id)}"
+
+
+def cause_bounds(cause: Cause) -> str:
+    """What naming a cause rests on and which releases it is bound to: ``basis: replay, since Linux 5.14``."""
+    return ", ".join(_cause_bounds(cause))
+
+
+def _cause_bounds(cause: Cause) -> Iterator[str]:
+    yield f"basis: {cause.basis}"
     spans = (("since", cause.since), ("until", cause.until))
-    bound = ", ".join(f"{word} {release}" for word, release in spans if release is not None)
-    yield f"cause {cause.id} (basis: {cause.basis}){f', {bound}' if bound else ''}"
-    yield f"see docs/causes/{cause.id}.md"
+    yield from (f"{word} {release}" for word, release in spans if release is not None)
+
+
+def cause_page(name: CauseId) -> str:
+    """Where a cause is explained."""
+    return f"docs/causes/{name}.md"
 
 
 def page(kind: Kind) -> str:
@@ -37,11 +61,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def listing(items: Sequence[object], limit: int = LISTED) -> str:
+def listing(items: Sequence[_Item], limit: int = LISTED, *, word: Callable[[_Item], str] = str) -> str:
     """``a``, ``a and b``, ``a, b and c``, ``a, b and 7 more``."""
-    words = [str(item) for item in items]
-    if len(words) > limit + 1:
-        words = [*words[:limit], f"{len(words) - limit} more"]
+    more = len(items) - limit
+    words = [word(item) for item in (items[:limit] if more > 1 else items)]
+    if more > 1:
+        words.append(f"{more} more")
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
@@ -113,7 +138,7 @@ def headline(view: View, finding: Finding) -> str:
 
 
 def _split(view: View, finding: Finding, why: str) -> str:
-    places = listing([located(view, one) for one in finding.devices])
+    places = _places(view, finding.devices)
     return f"{places} belong in one group: {why}."
 
 
@@ -131,11 +156,11 @@ def _no_groups(_view: View, finding: Finding) -> str:
 
 
 def _ungrouped(view: View, finding: Finding) -> str:
-    partners = sorted({one for group in finding.expected for one in group} - set(finding.devices))
+    partners = [one for group in finding.expected for one in _in_order(group) if one not in finding.devices]
     has = f"{listing(finding.devices)} has no group"
     if not partners:
         return f"{has}; it should have one of its own."
-    return f"{has}; it belongs with {listing([located(view, one) for one in partners])}."
+    return f"{has}; it belongs with {_places(view, partners)}."
 
 
 def _merged(view: View, finding: Finding) -> str:
@@ -174,6 +199,16 @@ _HEADLINES: dict[Kind, Callable[[View, Finding], str]] = {
     Kind.INCONSISTENT: _inconsistent,
     Kind.UNDECIDABLE: _undecidable,
 }
+
+
+def _places(view: View, addresses: Sequence[Address]) -> str:
+    return listing(addresses, word=lambda one: located(view, one))
+
+
+# Each member of a large class has a finding of its own, and each names the class.
+@lru_cache(maxsize=16)
+def _in_order(group: Group) -> tuple[Address, ...]:
+    return tuple(sorted(group))
 
 
 def located(view: View, address: Address) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from iommud import check, read_sysfs
 from iommud.address import Address
+from iommud.causes.cause import Basis, Cause, CauseId
 from iommud.names import Names
 from iommud.pci import NOT_READ, AcsRegisters, ConfigFacts, Gap, PortType
 from iommud.snapshot import IommuGroup, PciFunction, Snapshot
@@ -162,6 +163,32 @@ def hostile() -> Report:
 def with_findings(*findings: Finding) -> Report:
     """The healthy capture with findings that it does not have."""
     return replace(report_of(HEALTHY), findings=findings)
+
+
+def unexplained() -> Report:
+    """Two functions that share a requester ID, in groups of their own, and nothing that could have done it."""
+    split = finding(Kind.ALIAS_SPLIT, Severity.CRITICAL, "00:1f.0", "00:02.0")
+    return with_findings(split)
+
+
+def cause(name: CauseId = CauseId.PROBE_ORDER, **more: Any) -> Cause:
+    """A cause that no machine has."""
+    known: dict[str, Any] = {
+        "id": name,
+        "summary": f"something happened {HOSTILE}",
+        "evidence": tuple(f"line {number} {HOSTILE}" for number in range(1, 10)),
+        "since": "Linux 5.14",
+        "until": None,
+        "remedy": f"do something {HOSTILE}",
+        "basis": Basis.EVIDENCE,
+    }
+    return Cause(**{**known, **more})
+
+
+def explained(*causes: Cause) -> Report:
+    """The same two functions, and why."""
+    report = unexplained()
+    return replace(report, causes={report.findings[0].id: causes})
 
 
 def finding(kind: Kind, severity: Severity, *devices: str, reasons: int = 1, **more: Any) -> Finding:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reports for bug trackers."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +20,15 @@ from tests.render.samples import (
     HOSTILE,
     NAMES,
     NO_GROUPS,
+    cause,
+    explained,
     finding,
     foreign,
     hostile,
     no_iommu,
     report_of,
     undecidable,
+    unexplained,
     with_findings,
 )
 
@@ -103,6 +107,33 @@ def test_bounds_are_shown_where_the_groups_cannot_be_decided() -> None:
 
 def test_what_is_not_judged_is_not_called_right_or_wrong() -> None:
     assert "| 0 | `0000:00:03.0` |  |" in render_markdown(foreign())
+
+
+def test_a_finding_says_why_by_which_evidence_and_what_to_do() -> None:
+    report = report_of(FOUNDING)
+    text = render_markdown(report)
+
+    for one in itertools.chain.from_iterable(report.causes.values()):
+        assert f"**Because** {escaped(one.summary)}." in text
+        assert all(f"\n- {escaped(line)}\n" in text for line in one.evidence)
+        assert f"**What to do:** {escaped(one.remedy)}." in text
+        assert f"`docs/causes/{one.id}.md`" in text
+    assert "(basis: replay, since Linux 5.14, until Linux 6.4," in text
+
+
+def test_foreign_strings_in_a_cause_stay_text() -> None:
+    text = render_markdown(explained(cause()))
+
+    assert "something happened" in text
+    assert "<script" not in text
+    assert "@user" not in text
+
+
+def test_a_finding_that_should_have_a_cause_and_has_none_says_so() -> None:
+    assert "**Unexplained:** no cause that iommud knows gives exactly these groups." in render_markdown(unexplained())
+    assert "Unexplained" not in render_markdown(report_of(FOUNDING))
+    assert "Unexplained" not in render_markdown(undecidable().filtered(only=[Kind.INCONSISTENT]))
+    assert "Unexplained" not in render_markdown(with_findings(finding(Kind.INCONSISTENT, Severity.INFO, "00:1f.0")))
 
 
 def test_a_source_that_cannot_be_read_is_a_section() -> None:

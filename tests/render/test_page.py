@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from iommud import check
 from iommud.address import Address
+from iommud.causes.cause import CauseId
 from iommud.render import page_groups, page_topology, stylesheet
 from iommud.render.age import AGE_TOKEN, age_html, age_line, age_words
 from iommud.render.forest import forest, split
 from iommud.render.markup import esc
 from iommud.render.page import MEANINGS, PageOptions, render_page
+from iommud.render.page_causes import CAUSE_MEANINGS
 from iommud.snapshot import IommuGroup, Snapshot
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.report import Acceptance, Failure, Report
@@ -34,6 +36,8 @@ from tests.render.samples import (
     SRIOV,
     SWITCH,
     WORKSTATION,
+    cause,
+    explained,
     finding,
     foreign,
     hostile,
@@ -41,6 +45,7 @@ from tests.render.samples import (
     no_iommu,
     report_of,
     undecidable,
+    unexplained,
     with_findings,
 )
 
@@ -197,6 +202,60 @@ def test_the_explanations_can_lie_elsewhere() -> None:
     links = [one.attributes["href"] for one in read(render_page(report_of(FOUNDING), options=options)).all("a")]
 
     assert "https://wiki.example.org/findings/isolation-split.md" in links
+
+
+def test_each_finding_says_why_by_which_evidence_and_what_to_do() -> None:
+    report = report_of(FOUNDING)
+    page = page_of(report)
+
+    for article, one in zip(page.all("article"), report.findings, strict=True):
+        causes = report.causes[one.id]
+        assert causes
+        assert article.text.count("Because") == len(causes)
+        for why in causes:
+            assert f"Because {why.summary}." in article.text
+            assert all(line in article.text for line in why.evidence)
+            assert f"What to do: {why.remedy}." in article.text
+            assert CAUSE_MEANINGS[why.id] in page.all("dl", "meanings")[1].text
+    assert "viot-alias-bug (basis: replay, since Linux 5.14, until Linux 6.4," in page.all("article")[0].text
+    assert "#cause-viot-alias-bug" in [one.attributes["href"] for one in page.all("a")]
+
+
+def test_a_finding_that_should_have_a_cause_and_has_none_is_not_explained() -> None:
+    said = "Not explained: no cause that iommud knows gives exactly these groups."
+
+    assert said in page_of(unexplained()).all("article")[0].text
+    assert "Not explained" not in page_of(report_of(FOUNDING)).all("main")[0].text
+    without = with_findings(finding(Kind.INCONSISTENT, Severity.WARNING, "00:1f.0"))
+    assert "Not explained" not in page_of(without).all("article")[0].text
+
+
+def test_causes_are_shown_of_accepted_findings_too() -> None:
+    report = explained(cause(CauseId.LATE_ACS, summary="it came late"))
+    accepted = (Acceptance(report.findings[0], "known", dt.date(2030, 1, 31)),)
+    page = page_of(replace(report, findings=(), accepted=accepted))
+
+    assert "Because it came late." in page.all("article")[0].text
+    assert CAUSE_MEANINGS[CauseId.LATE_ACS] in page.all("dl", "meanings")[1].text
+
+
+def test_foreign_strings_in_a_cause_stay_text_and_long_evidence_is_cut() -> None:
+    text = render_page(explained(cause(), cause(CauseId.LATE_ACS, evidence=())))
+
+    assert "<script" not in text
+    assert "and 3 further lines, in the JSON report" in read(text).all("article")[0].text
+    assert text.index('id="cause-late-acs"') < text.index('id="cause-probe-order"')
+
+
+def test_causes_can_be_explained_elsewhere() -> None:
+    options = PageOptions(causes_url="https://wiki.example.org/causes/", causes_suffix=".html")
+    page = read(render_page(report_of(FOUNDING), options=options))
+
+    assert "https://wiki.example.org/causes/viot-alias-bug.html" in [one.attributes["href"] for one in page.all("a")]
+
+
+def test_every_cause_is_explained() -> None:
+    assert set(CAUSE_MEANINGS) == set(CauseId)
 
 
 def test_every_kind_of_finding_is_explained() -> None:

@@ -14,19 +14,23 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from iommud.causes.cause import CauseId
 from iommud.render.prometheus import FINDING_SERIES_LIMIT, METRICS, render_prometheus
 from iommud.verdict.findings import Kind, Severity
-from iommud.verdict.report import Failure, Result
+from iommud.verdict.report import Failure, Report, Result
 from tests.render.samples import (
     FOUNDING,
     HEALTHY,
     HOSTILE,
     NO_GROUPS,
     WORKSTATION,
+    cause,
+    explained,
     finding,
     hostile,
     no_iommu,
     report_of,
+    unexplained,
     with_findings,
 )
 
@@ -112,6 +116,22 @@ def test_addresses_are_spelled_as_node_exporter_spells_them() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("report", "label"),
+    [
+        (explained(cause(CauseId.LATE_ACS), cause(CauseId.PROBE_ORDER)), "late-acs"),
+        (unexplained(), "unexplained"),
+        (with_findings(finding(Kind.INCONSISTENT, Severity.WARNING, "00:1f.0")), ""),
+    ],
+    ids=["explained", "unexplained", "of a sort without causes"],
+)
+def test_a_finding_carries_the_cause_that_assumes_least(report: Report, label: str) -> None:
+    samples = families([report])["iommud_finding_info"].samples
+
+    assert samples
+    assert {sample.labels["cause"] for sample in samples} == {label}
+
+
 def test_functions_are_counted_by_state() -> None:
     assert values([report_of(FOUNDING)], "iommud_functions") == {("grouped",): 5, ("ungrouped",): 1, ("without",): 3}
 
@@ -135,7 +155,7 @@ def test_the_number_of_finding_series_is_bounded_and_the_rest_counted() -> None:
 def test_a_finding_about_the_machine_has_a_series_without_an_address() -> None:
     report = with_findings(finding(Kind.UNDECIDABLE, Severity.WARNING, subject="machine"))
 
-    ((_, kind, severity, *address),) = values([report], "iommud_finding_info")
+    ((_, kind, severity, _, *address),) = values([report], "iommud_finding_info")
     assert (kind, severity, address) == ("undecidable", "warning", ["", "", "", ""])
 
 
