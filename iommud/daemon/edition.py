@@ -101,30 +101,36 @@ class Edition:
     @classmethod
     def of(cls, publication: Publication) -> Edition:
         """Compress all forms of a publication and take their digests."""
-        page_head, page_tail, policy = _page(publication.page)
-        forms = {"json": publication.json, "text": publication.text, "page": publication.page}
+        page_head, page_tail, policy, tag = _page(publication.page)
         return cls(
             publication=publication,
             json=_seldom_new(publication.json),
             text=_seldom_new(publication.text),
-            metrics=Piece.of(publication.metrics),
-            openmetrics=Piece.of(publication.openmetrics.removesuffix(EOF)),
+            metrics=_metrics(publication.metrics),
+            openmetrics=_metrics(publication.openmetrics.removesuffix(EOF)),
             page_head=page_head,
             page_tail=page_tail,
             policy=policy,
-            tags={name: hashlib.blake2b(content, digest_size=12).hexdigest() for name, content in forms.items()},
+            tags={"json": _tag(publication.json), "text": _tag(publication.text), "page": tag},
         )
 
 
 _seldom_new = lru_cache(maxsize=2)(Piece.of)
 """JSON and text: most publications have those of the one before."""
 
+_metrics = lru_cache(maxsize=2)(Piece.of)
+"""Both formats of the metrics, which stay when the page follows them."""
+
+
+def _tag(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
 
 @lru_cache(maxsize=1)
-def _page(page: bytes) -> tuple[Piece, Piece, str]:
-    """What comes before the age, what comes after it, and the policy: most publications have the page of the last."""
+def _page(page: bytes) -> tuple[Piece, Piece, str, str]:
+    """What comes before the age, what comes after it, policy and digest: most publications have the last page."""
     head, _, tail = page.partition(AGE_TOKEN.encode())
-    return Piece.of(head), Piece.of(tail), _policy(page)
+    return Piece.of(head), Piece.of(tail), _policy(page), _tag(page)
 
 
 def _policy(page: bytes) -> str:

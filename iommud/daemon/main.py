@@ -18,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iommud.daemon.exposition import exposition
 from iommud.daemon.log import LogFormat, log_event, set_up_logging
-from iommud.daemon.metrics import ActivityCollector, ProcessCollector, exposition
+from iommud.daemon.metrics import ActivityCollector, ProcessCollector
 from iommud.daemon.notify import Notifier
 from iommud.daemon.publication import Board
 from iommud.daemon.settings import DEFAULT_RUNTIME_DIRECTORY, Settings

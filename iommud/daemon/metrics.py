@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reports, the daemon's counters and the process as collectors of prometheus-client, and their expositions as bytes.
+"""Reports, the daemon's counters and the process as collectors of prometheus-client.
 
 The table of families is in ``iommud.render.prometheus`` (those of a single check) and ``iommud.daemon.families``.
 """
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
 from iommud.daemon import families
 from iommud.daemon.activity import BOUNDS, TRIGGERS, Activity, Durations
@@ -35,7 +33,7 @@ from iommud.render.prometheus import (
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.report import Report, Result
 
-__all__ = ["ActivityCollector", "Collected", "ProcessCollector", "ReportCollector", "exposition", "started_at"]
+__all__ = ["ActivityCollector", "ProcessCollector", "ReportCollector", "started_at"]
 
 Values = dict[tuple[str, ...], float]
 """Series of one family: values of its labels, and what was measured. No series can be there twice."""
@@ -44,28 +42,6 @@ _FAMILIES: Mapping[Type, type[GaugeMetricFamily | CounterMetricFamily]] = {
     Type.GAUGE: GaugeMetricFamily,
     Type.COUNTER: CounterMetricFamily,
 }
-
-
-def exposition(*collectors: Collector, openmetrics: bool) -> bytes:
-    """What collectors give, in OpenMetrics 1.0.0 or in the text format 0.0.4."""
-    registry = CollectorRegistry(auto_describe=False)
-    for one in collectors:
-        registry.register(one)
-    if not openmetrics:
-        return generate_latest(registry)
-    written: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call] # has no annotations
-    return written
-
-
-class Collected(Collector):
-    """What a collector gave once, to be written in several formats."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._families = tuple(collector.collect())
-
-    def collect(self) -> Iterable[Family]:
-        """The same each time."""
-        return self._families
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,12 @@ from pathlib import Path
 from iommud.address import Address
 from iommud.daemon.accept import AcceptRule, accept
 from iommud.daemon.activity import Activity, Tally
+from iommud.daemon.exposition import expositions
 from iommud.daemon.garbage import GarbageKeeper
 from iommud.daemon.incremental import IncrementalReader
 from iommud.daemon.known import Known, what_changed
 from iommud.daemon.log import log_event
-from iommud.daemon.metrics import ActivityCollector, exposition
+from iommud.daemon.metrics import ActivityCollector
 from iommud.daemon.publication import Board, Publication, PublicationError, load, save
 from iommud.daemon.rendering import Renderer, with_activity
 from iommud.daemon.state import StateError, load_state, save_state
@@ -185,8 +186,7 @@ class Rebuilder:
     def _save(self, publication: Publication, result: Report | Failure) -> None:
         if self._runtime is None or (isinstance(result, Failure) and _has_publication(self._runtime)):
             return  # a report of an earlier run says more than that there is none now
-        metrics = exposition(self._collector, openmetrics=False)
-        openmetrics = exposition(self._collector, openmetrics=True)
+        metrics, openmetrics = expositions(self._collector)
         complete, directory = with_activity(publication, metrics, openmetrics), self._runtime
         self._written(directory, lambda: save(complete, directory))
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from iommud.daemon.activity import Activity
-from iommud.daemon.metrics import Collected, ReportCollector, exposition
+from iommud.daemon.exposition import expositions
+from iommud.daemon.metrics import ReportCollector
 from iommud.daemon.publication import Publication
 from iommud.names import Names
 from iommud.render.json import render_json
@@ -106,8 +107,7 @@ class Renderer:
     def _exposed(self, result: Result, taken_at: float) -> tuple[bytes, bytes]:
         read_at = taken_at if isinstance(result, Report) else None
         report = ReportCollector(result, read_at, self._activity(), self._function_groups, self._stale_after)
-        collector = Collected(report)
-        return exposition(collector, openmetrics=False), exposition(collector, openmetrics=True)
+        return expositions(report)
 
     def _names_for(self, result: Result) -> Names | None:
         """Names of the functions, looked up again only when there are other functions."""

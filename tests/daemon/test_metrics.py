@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from iommud.daemon import families
 from iommud.daemon.activity import BOUNDS, Activity, Durations
-from iommud.daemon.metrics import ActivityCollector, ProcessCollector, ReportCollector, exposition
+from iommud.daemon.exposition import exposition
+from iommud.daemon.metrics import ActivityCollector, ProcessCollector, ReportCollector
 from iommud.render.prometheus import FINDING_SERIES_LIMIT
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.report import Acceptance, Failure, Report, Result
