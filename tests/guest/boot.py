@@ -91,16 +91,21 @@ def boot(cell: Cell, supplies: Supplies) -> Boot:
 
 
 def boot_twice(cell: Cell, supplies: Supplies) -> Boot:
-    """Boot a cell, and once more if it hangs: emulated guests do so once in a while for no reason of the cell.
+    """Boot a cell, and once more if it ends as emulated guests do once in a while for no reason of the cell.
 
-    A guest that hangs in both boots is one that hangs; a note tells of the first.
+    A guest that ends so in both boots is one that does; a note tells of the first.
     """
     first = boot(cell, supplies)
-    if first.outcome is not Outcome.HANG:
+    if not is_worth_another(first):
         return first
     second = boot(cell, supplies)
-    second.channel.notes.insert(0, f"the first boot hung {first.words}")
+    second.channel.notes.insert(0, f"the first boot ended in {first.outcome}: {first.words}")
     return second
+
+
+def is_worth_another(boot: Boot) -> bool:
+    """Whether a busy host may be to blame: a hang, or a clock that did not tick while the kernel looked at it."""
+    return boot.outcome is Outcome.HANG or (boot.outcome is Outcome.PANIC and "timer doesn't work" in boot.words)
 
 
 def _write_initramfs(cell: Cell, kernel: Kernel, base: tuple[Path, ...], path: Path) -> None:

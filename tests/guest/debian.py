@@ -79,15 +79,18 @@ class Apt:
         self.state = cache / "apt" / f"{suite.name}-{suite.architecture}"
         self._fresh = False
 
-    def unpacked(self, names: Iterable[str], label: str, *, wanted: Chooser = lambda _: True) -> Path:
+    def unpacked(
+        self, names: Iterable[str], label: str, *, wanted: Chooser = lambda _: True, alone: bool = False
+    ) -> Path:
         """The packages and all that they depend on, as one tree; ``wanted`` leaves some of those out by name.
 
+        ``alone``: the packages without what they depend on, which a suite may no longer have for an old release.
         Raises Unavailable with apt's words.
         """
         names = tuple(names)
-        tree = self.cache / "trees" / f"{label}-{self.suite.name}-{self.suite.architecture}"
-        if not (tree / ".complete").exists():
-            packages = [one for one in self._closure(names) if wanted(one.name)]
+        tree = self._tree(label)
+        if self.tree(label) is None:
+            packages = [one for one in self._packages(names, alone=alone) if wanted(one.name)]
             if not packages:
                 raise Unavailable(f"{self.suite.name} has no package for {' '.join(names)}")
             tree.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +100,44 @@ class Apt:
                 Path(unpacking, "tree").rename(tree)
         return tree
 
-    def _closure(self, names: tuple[str, ...]) -> list[Package]:
-        """The packages and all that they depend on."""
+    def tree(self, label: str) -> Path | None:
+        """The tree of that label, if it has been unpacked."""
+        return self._tree(label) if (self._tree(label) / ".complete").exists() else None
+
+    def _tree(self, label: str) -> Path:
+        return self.cache / "trees" / f"{label}-{self.suite.name}-{self.suite.architecture}"
+
+    def named(self, pattern: str) -> list[str]:
+        """The packages whose name matches an extended regular expression, those with the highest numbers last.
+
+        Raises Unavailable if the suite has none.
+        """
         self._update()
-        return packages_in(self._run("apt-get", "--yes", "--print-uris", "install", *names))
+        lines = self._run("apt-cache", "search", "--names-only", pattern).splitlines()
+        if not lines:
+            raise Unavailable(f"{self.suite.name} has no package like {pattern}")
+        return sorted((line.partition(" ")[0] for line in lines), key=numbers)
+
+    def archives(self, names: Iterable[str], label: str) -> Path:
+        """A directory with the packages and all that they depend on, as they come. Raises Unavailable."""
+        directory = self.cache / "archives" / f"{label}-{self.suite.name}-{self.suite.architecture}"
+        if not (directory / ".complete").exists():
+            packages = self._packages(tuple(names))
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetching-") as fetching:
+                fresh = Path(fetching, "archives")
+                fresh.mkdir()
+                self._run("apt-get", "download", *(f"{one.name}={one.version}" for one in packages), directory=fresh)
+                (fresh / ".complete").write_text("".join(f"{one.name} {one.version}\n" for one in packages))
+                shutil.rmtree(directory, ignore_errors=True)
+                fresh.rename(directory)
+        return directory
+
+    def _packages(self, names: tuple[str, ...], *, alone: bool = False) -> list[Package]:
+        """The packages and, unless they are wanted alone, all that they depend on."""
+        self._update()
+        verb = "download" if alone else "install"
+        return packages_in(self._run("apt-get", "--yes", "--print-uris", verb, *names))
 
     def _unpack(self, packages: list[Package], directory: Path) -> None:
         """Make ``tree`` in a directory of our own, complete or not at all."""
@@ -124,6 +161,8 @@ class Apt:
         self._fresh = True
 
     def _run(self, *command: str, directory: Path | None = None) -> str:
+        if shutil.which(command[0]) is None:
+            raise Unavailable(f"there is no {command[0]} here: the lab's kernels and emulators are Debian's packages")
         done = subprocess.run(
             [command[0], *self._options(), *command[1:]],
             cwd=directory or self.state,
@@ -161,6 +200,11 @@ def packages_in(uris: str) -> list[Package]:
     """The packages in what ``apt-get --print-uris`` says: its second column is ``name_version_architecture.deb``."""
     files = re.findall(r"^'[^']+' (\S+)\.deb ", uris, re.MULTILINE)
     return [Package(*unquote(one).split("_")[:2]) for one in files]
+
+
+def numbers(name: str) -> list[int]:
+    """The numbers in the name of a package, to order releases by."""
+    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 def packages_of(tree: Path) -> dict[str, str]:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,37 @@ from typing import Any
 from iommud.api import check_sysfs
 from iommud.render.json import report_document
 from tests.guest.boot import Boot, Outcome
+from tests.guest.image import source_digest
 from tests.guest.machine import Cell
 from tests.guest.plan import END
 
 Document = dict[str, Any]
 # Where the tree came from is the one thing that must differ.
 DIFFERS_RIGHTLY = frozenset({"source"})
+# A path that isolates nothing is the hardware's own doing, and the kernel's groups may well be the model's.
+WITHOUT_CAUSE = frozenset({"unisolated"})
+TELLING = re.compile(
+    r"EFI stub: ERROR|Internal error|kernel BUG|\] pc : |\] RIP: 0010:|Kernel panic|ut of memory|blocked for more"
+)
+NO_WORDS = re.compile(r"\x1b\[[\d;=?]*[A-Za-z]|^\[ *[\d.]+\] ")
+"""The screen commands of UEFI, and times."""
+TOLD_LINES = 4
 CANNOT_RUN = frozenset({Outcome.UNAVAILABLE, Outcome.QEMU_FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """A finding and one of its causes, in iommud's own words."""
+
+    kind: str
+    devices: tuple[str, ...]
+    cause: str | None = None
+    """Its id, which is the name of its page below docs/causes. None: iommud names none."""
+    summary: str = ""
+    evidence: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+    basis: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +74,16 @@ class Result:
     """Every look in order, with its label and what was found."""
     notes: tuple[str, ...] = ()
     """What the guest said on the way, the host's answers to its requests among it."""
+    usage: str = ""
+    """Why iommud says that an IOMMU is in use or is not."""
+    explained: tuple[Explained, ...] = ()
+    """The findings of all looks in which the kernel is not the model, each once for each of its causes."""
+    console: tuple[str, ...] = ()
+    """Of a guest without an answer, the lines of its console that tell most."""
+    sources: str = ""
+    """A digest of the iommud in the guest; the comparison with the outside was made with the same one."""
+    judged_by: str = ""
+    """A digest of the iommud whose answer this is: another one where a kept capture was judged again."""
 
     @property
     def summary(self) -> str:
@@ -69,9 +104,11 @@ class Result:
     def decode(cls, line: str) -> Result:
         """The result of a line. Raises ValueError or TypeError where it is none."""
         members = json.loads(line)
-        lists = ("findings", "ungrouped", "disagreements", "looks", "notes")
-        tuples = {name: tuple(members.get(name, ())) for name in lists}
-        return cls(**{**members, **tuples, "groups": tuple(tuple(one) for one in members.get("groups", ()))})
+        lists = ("findings", "ungrouped", "disagreements", "looks", "notes", "console")
+        tuples: dict[str, Any] = {name: tuple(members.get(name, ())) for name in lists}
+        tuples["groups"] = tuple(tuple(one) for one in members.get("groups", ()))
+        tuples["explained"] = tuple(_explained(one) for one in members.get("explained", ()))
+        return cls(**{**members, **tuples})
 
 
 def judge(cell: Cell, boot: Boot, keep: Path) -> Result:
@@ -86,20 +123,49 @@ def judge(cell: Cell, boot: Boot, keep: Path) -> Result:
         qemu=boot.qemu,
         words=boot.words[:300],
         notes=tuple(boot.channel.notes),
+        console=() if boot.outcome is Outcome.DONE else telling_lines(boot.console),
     )
     if boot.outcome is not Outcome.DONE:
         return result
     inside = {label: _inside(boot, label) for label in labels(boot)}
     outside = {label: _outside(directory / f"{label}.tar.gz") for label in inside}
     different = [f"{one}/{name}" for one in inside for name in disagreements(inside[one], outside[one])]
-    facts = {label: facts_of(document) for label, document in inside.items()}
+    digest = source_digest()
+    return with_answers(replace(result, disagreements=tuple(different), sources=digest, judged_by=digest), inside)
+
+
+def judge_again(result: Result, keep: Path) -> Result:
+    """The result of a boot of earlier, its captures judged by the iommud of today. Nothing is booted.
+
+    Whether inside and outside were one answer stays as it was found, with one iommud, after the boot.
+    """
+    if result.outcome != Outcome.DONE:
+        console = keep / result.cell / "console.log"
+        text = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
+        return replace(result, console=telling_lines(text))
+    shown = list(dict.fromkeys([*(look.partition(": ")[0] for look in result.looks), END]))
+    answers = {label: _outside(keep / result.cell / f"{label}.tar.gz") for label in shown}
+    return with_answers(replace(result, judged_by=source_digest()), answers)
+
+
+def telling_lines(console: str) -> tuple[str, ...]:
+    """The first lines of a console that tell of trouble, without their times."""
+    found = (NO_WORDS.sub("", line).strip() for line in console.splitlines() if TELLING.search(line))
+    return tuple(dict.fromkeys(found))[:TOLD_LINES]
+
+
+def with_answers(result: Result, answers: Mapping[str, Document]) -> Result:
+    """The result with what iommud says of each look; that at the end is the one which counts."""
+    facts = {label: facts_of(document) for label, document in answers.items()}
     looks = tuple(f"{one}: {_look_in_words(found)}" for one, found in facts.items())
-    return replace(result, **facts[END], looks=looks, disagreements=tuple(different))
+    explained = dict.fromkeys(one for document in answers.values() for one in explained_in(document))
+    return replace(result, **facts[END], looks=looks, explained=tuple(explained))
 
 
 def labels(boot: Boot) -> list[str]:
     """The looks that the guest took, in order; the one at the end is always among them."""
-    return list(dict.fromkeys([*(name.partition("/")[0] for name in boot.channel.files), END]))
+    looked = (name.removesuffix("/check") for name in boot.channel.files if name.endswith("/check"))
+    return list(dict.fromkeys([*looked, END]))
 
 
 def in_words(status: str, findings: Iterable[str], *, agrees: bool | None) -> str:
@@ -129,7 +195,27 @@ def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
         "findings": tuple(sorted(one["kind"] for one in document.get("findings", ()))),
         "groups": tuple(tuple(group) for group in groups.get("actual") or ()),
         "ungrouped": tuple(groups.get("ungrouped") or ()),
+        "usage": (document.get("iommu") or {}).get("reason", ""),
     }
+
+
+def explained_in(document: Mapping[str, Any]) -> Iterator[Explained]:
+    """The findings of an answer that say that the kernel is not the model, each with its causes."""
+    for finding in document.get("findings", ()):
+        kind, devices = finding["kind"], tuple(finding["devices"])
+        causes = finding.get("causes", ())
+        if not causes and kind not in WITHOUT_CAUSE:
+            yield Explained(kind=kind, devices=devices)
+        yield from (_explained({**_told(one), "kind": kind, "devices": devices}) for one in causes)
+
+
+def _told(cause: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("summary", "evidence", "since", "until", "basis")
+    return {"cause": cause["id"], **{name: cause[name] for name in kept}}
+
+
+def _explained(members: Mapping[str, Any]) -> Explained:
+    return Explained(**{**members, "devices": tuple(members["devices"]), "evidence": tuple(members["evidence"])})
 
 
 def _inside(boot: Boot, label: str) -> Document:

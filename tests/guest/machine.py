@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.guest.steps import Step
@@ -71,8 +71,8 @@ class Cell:
     """What happens after the drivers are loaded and before iommud looks."""
     story: str = ""
     """A word that tells cells with different steps apart."""
-    memory: int = 512
-    """MiB."""
+    memory: int | None = None
+    """MiB. None: as much as guests of its kind need."""
     seconds: int = 150
     """A guest that is not done by then hangs."""
 
@@ -111,6 +111,9 @@ class Files:
     qmp: Path = field(default=Path("qmp"))
 
 
+USUAL_MEMORY = 512
+UEFI_MEMORY = 1024
+"""With less, UEFI finds no room for the initramfs of newer kernels: ``EFI stub: ERROR: Failed to load initrd``."""
 ALWAYS = ("panic=-1", "mitigations=off", "random.trust_cpu=on")
 BY_ARCHITECTURE: Mapping[Architecture, tuple[str, ...]] = {
     # Under software emulation the time stamp counter is not to be trusted, and the kernel takes long to find out.
@@ -128,6 +131,12 @@ def kernel_command_line(cell: Cell) -> str:
     firmware = ("acpi=force",) if cell.architecture is ARM64 and cell.firmware is Firmware.ACPI else ()
     always = (*BY_ARCHITECTURE[cell.architecture], *firmware, *ALWAYS)
     return " ".join((*always, *BY_IOMMU.get(cell.iommu, ()), *cell.parameters))
+
+
+def memory(cell: Cell) -> int:
+    """MiB of the guest."""
+    through_uefi = cell.architecture is ARM64 and cell.firmware is Firmware.ACPI
+    return cell.memory or (UEFI_MEMORY if through_uefi else USUAL_MEMORY)
 
 
 def iommu_device(cell: Cell) -> Device | None:
@@ -148,7 +157,19 @@ def iommu_device(cell: Cell) -> Device | None:
 def all_devices(cell: Cell) -> Devices:
     """The devices in the order of the command line: an IOMMU must come before what it translates for."""
     iommu = iommu_device(cell)
-    return cell.devices if iommu is None else (iommu, *cell.devices)
+    devices = cell.devices if iommu is None else (iommu, *cell.devices)
+    return tuple(map(as_qemu_11_has_it, devices)) if cell.qemu == "11" else devices
+
+
+def as_qemu_11_has_it(device: Device) -> Device:
+    """The device as QEMU 11 can make it: scalable mode has another name, and a port without ACS is another model."""
+    options = dict(device.options)
+    if "x-scalable-mode" in options:
+        options["scalable-mode"] = options.pop("x-scalable-mode")
+    if options.pop("disable-acs", None):
+        kept = {name: value for name, value in options.items() if name in {"chassis", "slot", "multifunction"}}
+        return replace(device, model="ioh3420", options=kept)
+    return replace(device, options=options)
 
 
 def qemu_arguments(cell: Cell, files: Files) -> list[str]:
@@ -159,7 +180,7 @@ def qemu_arguments(cell: Cell, files: Files) -> list[str]:
         *files.qemu,
         *directories,
         *_board(cell, files),
-        *("-accel", "tcg,thread=multi,tb-size=128", "-smp", "2", "-m", str(cell.memory)),
+        *("-accel", "tcg,thread=multi,tb-size=128", "-smp", "2", "-m", str(memory(cell))),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-qmp", f"unix:{files.qmp},server=on,wait=off"),
         *_channels(cell, files),

@@ -7,16 +7,17 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from tests.guest.cells import FOUNDING, NAMED
 from tests.guest.debian import cache_directory
-from tests.guest.judge import Result
+from tests.guest.differences import unexplained
+from tests.guest.judge import Result, judge_again
 from tests.guest.machine import Cell, Files, qemu_arguments
 from tests.guest.matrix import matrix
-from tests.guest.page import page, unexplained
+from tests.guest.page import page
 from tests.guest.picture import picture
 from tests.guest.progress import State, booting, fetch, run_all
 from tests.guest.supplies import Supplies
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     whole = commands.add_parser("matrix", help="run the matrix, from where it was left, and write its page")
     whole.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="guests at a time")
     whole.add_argument("--only", default="", metavar="TEXT", help="cells with this in their name")
+    whole.add_argument("--judge", action="store_true", help="boot nothing: judge what is kept, and write the page anew")
     whole.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
     whole.set_defaults(command=_matrix)
     return parser
@@ -94,17 +96,41 @@ def _founding(_options: argparse.Namespace) -> int:
 def _matrix(options: argparse.Namespace) -> int:
     cells = [cell for cell in matrix() if options.only in cell.name]
     state = State(_results() / "matrix.jsonl")
+    if options.judge:
+        return _judge(cells, state, whole=not options.only)
     if options.fresh:
         state.path.unlink(missing_ok=True)
     supplies = Supplies(cache_directory())
     fetch(cells, supplies, _say)
     results: dict[str, Result] = run_all(cells, state, booting(supplies, _results()), jobs=options.jobs, say=_say)
-    if not options.only:
+    _tell(cells, results, whole=not options.only)
+    return 0
+
+
+def _judge(cells: Sequence[Cell], state: State, *, whole: bool) -> int:
+    """Judge the kept captures, those of an earlier iommud too, without a boot."""
+    kept = state.read()
+    for cell in cells:
+        if cell.name in kept and (again := judge_again(kept[cell.name], _results())) != kept[cell.name]:
+            state.add(again)
+            _say(f"{cell.name}: {kept[cell.name].summary} -> {again.summary}")
+    results = state.read()
+    missing = [cell.name for cell in cells if cell.name not in results]
+    _say(
+        f"{len(cells) - len(missing)} of {len(cells)} cells judged"
+        + (f"; not booted: {', '.join(missing)}" if missing else "")
+    )
+    _tell(cells, results, whole=whole)
+    return 0
+
+
+def _tell(cells: Sequence[Cell], results: Mapping[str, Result], *, whole: bool) -> None:
+    """Write the page, and name what it cannot explain."""
+    if whole:
         PAGE.write_text(page(cells, results), encoding="utf-8")
         _say(f"wrote {PAGE}")
     for name in unexplained(cells, results):
         _say(f"not explained: {name}: {results[name].summary}")
-    return 0
 
 
 def _named(wanted: Sequence[str]) -> list[Cell]:

@@ -13,13 +13,27 @@ from tests.guest.debian import Apt, Suite, Unavailable, packages_of
 from tests.guest.machine import ARM64, Architecture
 from tests.guest.modules import ModuleTree
 
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a kernel comes from."""
+
+    suite: str
+    release: str | None = None
+    """What its release begins with, where the suite keeps older ones. None: the one that the suite recommends."""
+
+
 # The name of a kernel is its series. Which release of it a run had is in the results.
-KERNELS: Mapping[str, str] = {
-    "5.10": "bullseye",
-    "6.1": "bookworm",
-    "6.12": "trixie",
-    "7.2": "sid",
-    "7.3": "trixie-backports",
+KERNELS: Mapping[str, Origin] = {
+    "5.10": Origin("bullseye"),
+    "6.1": Origin("bookworm"),
+    "6.12": Origin("trixie"),
+    # The last release in which no function finds its virtio-iommu, and the first of the series that has it mended.
+    "6.16.3": Origin("trixie-backports", "6.16.3+"),
+    "6.16": Origin("trixie-backports", "6.16."),
+    "6.18": Origin("trixie-backports", "6.18."),
+    "7.2": Origin("sid"),
+    "7.3": Origin("trixie-backports"),
 }
 QEMUS: Mapping[str, str] = {"7.2": "bookworm", "10": "trixie", "11": "sid"}
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-arm", "qemu-efi-aarch64", "seabios", "ipxe-qemu")
@@ -64,8 +78,7 @@ class Supplies:
         """A kernel by the name of its series. Raises Unavailable with apt's words."""
         key = name, architecture
         if key not in self._kernels:
-            tree = self._packages(KERNELS[name], architecture, f"linux-image-{architecture}", label="linux")
-            self._kernels[key] = kernel_in(tree)
+            self._kernels[key] = kernel_in(self._kernel_tree(name, architecture))
         return self._kernels[key]
 
     def emulator(self, name: str) -> Emulator:
@@ -84,11 +97,29 @@ class Supplies:
         tree = Apt(Suite(PYTHON_SUITE, architecture), self.cache).unpacked(("busybox-static",), "busybox")
         return (tree / "bin/busybox").read_bytes()
 
-    def _packages(self, suite: str, architecture: Architecture, package: str, *, label: str) -> Path:
+    def _kernel_tree(self, name: str, architecture: Architecture) -> Path:
+        origin = KERNELS[name]
         # Debian 11's last arm64 updates are in the lists of its security archive, and gone from its pool.
-        security = not (suite == "bullseye" and architecture is ARM64)
-        apt = Apt(Suite(suite, architecture, security), self.cache)
-        return apt.unpacked((package,), label, wanted=lambda name: bool(KERNEL_PACKAGE.match(name)))
+        security = not (origin.suite == "bullseye" and architecture is ARM64)
+        apt = Apt(Suite(origin.suite, architecture, security), self.cache)
+        if origin.release is None:
+            return apt.unpacked((f"linux-image-{architecture}",), "linux", wanted=_is_kernel)
+        label = f"linux-{name}"
+        if (kept := apt.tree(label)) is not None:
+            return kept
+        newest = apt.named(kernel_pattern("image", origin.release, architecture))[-1]
+        release = newest.removeprefix("linux-image-").removesuffix(f"-{architecture}")
+        names = apt.named(kernel_pattern("(image|binary|modules)", release, architecture))
+        return apt.unpacked(names, label, alone=True)
+
+
+def kernel_pattern(part: str, release: str, architecture: Architecture) -> str:
+    """The names of packages with a part of a kernel, whose release begins like that; no real-time or cloud kernel."""
+    return rf"^linux-{part}-{re.escape(release)}[0-9+deb.]*-{architecture}$"
+
+
+def _is_kernel(package: str) -> bool:
+    return bool(KERNEL_PACKAGE.match(package))
 
 
 def kernel_in(tree: Path) -> Kernel:

@@ -119,14 +119,33 @@ def test_a_guest_says_how_far_it_is() -> None:
     assert 'say "at step 2 of 2, Settle"' in init_script((Rescan(), Settle()), "ttyS1")
 
 
-def test_a_hang_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    hang = Boot(outcome=Outcome.HANG, seconds=150, channel=Channel(), words="at step 1")
+HANG = Boot(outcome=Outcome.HANG, seconds=150, channel=Channel(), words="at step 1")
+NO_TICK = Boot(
+    outcome=Outcome.PANIC,
+    seconds=2,
+    channel=Channel(),
+    words="Kernel panic - not syncing: timer doesn't work through Interrupt-remapped IO-APIC",
+)
+PANIC = Boot(outcome=Outcome.PANIC, seconds=2, channel=Channel(), words="Kernel panic - not syncing: VFS")
+
+
+@pytest.mark.parametrize("first", [HANG, NO_TICK])
+def test_what_a_busy_host_may_have_done_is_looked_at_twice(
+    first: Boot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     done = Boot(outcome=Outcome.DONE, seconds=15, channel=Channel(notes=["up 3"]))
-    boots = iter([hang, done])
+    boots = iter([first, done])
     monkeypatch.setattr("tests.guest.boot.boot", lambda *_: next(boots))
 
     assert boot_twice(cell(LoadOrder.RACING), Supplies(tmp_path)) is done
-    assert done.channel.notes == ["the first boot hung at step 1", "up 3"]
+    assert done.channel.notes == [f"the first boot ended in {first.outcome}: {first.words}", "up 3"]
+
+
+def test_what_a_guest_did_by_itself_is_looked_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    boots = iter([PANIC])
+    monkeypatch.setattr("tests.guest.boot.boot", lambda *_: next(boots))
+
+    assert boot_twice(cell(LoadOrder.RACING), Supplies(tmp_path)) is PANIC
 
 
 def cell(order: LoadOrder) -> Cell:
@@ -263,6 +282,7 @@ def test_the_facts_of_a_failed_answer_are_empty() -> None:
         "findings": (),
         "groups": (),
         "ungrouped": (),
+        "usage": "",
     }
 
 

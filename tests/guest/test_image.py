@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from tests.guest.cells import SMOKE
 from tests.guest.cpio import Entry, archive, character_device, directory, entries_of, link, regular, with_parents
-from tests.guest.debian import Apt, Package, Suite, packages_in
+from tests.guest.debian import Apt, Package, Suite, Unavailable, numbers, packages_in
 from tests.guest.image import forget_old
+from tests.guest.machine import Architecture
 from tests.guest.modules import ModuleTree, decompressed, depends, load_order, module_name
 from tests.guest.plan import steps_of
 from tests.guest.steps import init_script
+from tests.guest.supplies import kernel_pattern
 
 
 def parsed(data: bytes) -> dict[str, tuple[int, bytes]]:
@@ -180,3 +183,45 @@ def test_the_init_is_a_script_that_a_shell_can_parse(tmp_path: Path) -> None:
         script = tmp_path / "init"
         script.write_text(init_script(steps_of(cell, lambda _: ()), "ttyS1"))
         subprocess.run(["sh", "-n", script], check=True)
+
+
+NAMES = [
+    "linux-image-6.18.9+deb13-amd64",
+    "linux-image-6.18.15+deb13-amd64",
+    "linux-image-6.18.15+deb13-rt-amd64",
+    "linux-image-6.18.15+deb13-cloud-amd64",
+    "linux-image-6.18.15+deb13-amd64-unsigned",
+    "linux-image-6.16.3+deb13-amd64",
+    "linux-modules-6.18.15+deb13-amd64",
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "release", "found"),
+    [
+        ("image", "6.18.", ["linux-image-6.18.9+deb13-amd64", "linux-image-6.18.15+deb13-amd64"]),
+        ("image", "6.16.3+", ["linux-image-6.16.3+deb13-amd64"]),
+        ("(image|modules)", "6.18.15+deb13", ["linux-image-6.18.15+deb13-amd64", "linux-modules-6.18.15+deb13-amd64"]),
+        ("image", "6.17.", []),
+    ],
+)
+def test_a_release_is_found_among_the_packages_of_a_suite(part: str, release: str, found: list[str]) -> None:
+    pattern = kernel_pattern(part, release, Architecture.AMD64)
+
+    assert sorted(filter(re.compile(pattern).search, NAMES), key=numbers) == found
+
+
+def test_without_apt_the_lab_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(Unavailable, match=r"there is no apt-get here: .* Debian's packages"):
+        Apt(Suite("bookworm", "amd64"), tmp_path).unpacked(["python3"], "python")
+
+
+def test_what_is_unpacked_is_found_again_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "trees" / "python-bookworm-amd64"
+    kept.mkdir(parents=True)
+    (kept / ".complete").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert Apt(Suite("bookworm", "amd64"), tmp_path).unpacked(["python3"], "python") == kept

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
@@ -11,16 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guest.cells import EXPECTED, FOUNDING, HOT_PLUG, NAMED, SMOKE
+from tests.guest.cells import EXPECTED, FOUNDING, NAMED, SMOKE
 from tests.guest.judge import Result
 from tests.guest.machine import Architecture, Cell, Iommu, LoadOrder
-from tests.guest.matrix import DIMENSIONS, LIST, MOST_BOOTS, matrix, possible
-from tests.guest.page import UNEXPLAINED, needs_a_cause, page, row, unexplained
+from tests.guest.matrix import BESIDE, DIMENSIONS, LIST, MOST_BOOTS, matrix, possible
 from tests.guest.pairwise import pairs_of, pairwise
 from tests.guest.picture import picture
 from tests.guest.progress import State, progress_line, run_all
 from tests.guest.run import main, names
-from tests.guest.steps import NOTHING_CAME
 from tests.guest.supplies import KERNELS, QEMUS
 from tests.guest.topology import TOPOLOGIES
 
@@ -69,9 +68,16 @@ def test_the_matrix_has_every_named_cell_and_every_value_of_every_dimension() ->
     assert {cell.kernel for cell in cells} == set(KERNELS)
     assert {cell.qemu for cell in cells} == set(QEMUS)
     assert {cell.topology for cell in cells} == set(TOPOLOGIES)
+    assert {cell.topology for cell in cells if cell.kernel in BESIDE} >= set(DIMENSIONS["topology"])
     assert {cell.iommu for cell in cells} == set(Iommu)
     assert {cell.order for cell in cells} == set(LoadOrder)
     assert {(cell.kernel, cell.architecture) for cell in cells} == set(itertools.product(KERNELS, Architecture))
+
+
+def test_the_smoke_run_needs_one_emulator_and_one_kernel_for_each_architecture() -> None:
+    assert len(SMOKE) == 6
+    assert len({cell.qemu for cell in SMOKE.values()}) == 1
+    assert len({(cell.kernel, cell.architecture) for cell in SMOKE.values()}) == 2
 
 
 @pytest.mark.parametrize("cell", [*NAMED.values()], ids=lambda cell: cell.name)
@@ -151,85 +157,17 @@ def test_progress_says_how_far_and_how_long() -> None:
     assert "2 h 5 min left" in progress_line(good(A), 1, 126, 60)
 
 
-def test_a_difference_without_a_known_cause_is_shown_as_such() -> None:
-    text = page([A, B], {A.name: good(A), B.name: wrong(B)})
+def test_several_cells_run_at_a_time_and_every_result_is_kept(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.jsonl")
+    together = threading.Barrier(2, timeout=60)
 
-    assert f"`{B.name}`: split. {UNEXPLAINED}" in text
-    assert A.name not in text.partition("## All cells")[0]
-    assert unexplained([A, B], {A.name: good(A), B.name: wrong(B)}) == [B.name]
+    def run(cell: Cell) -> Result:
+        if cell is not C:
+            together.wait()  # which needs both at once
+        return good(cell)
 
-
-def virtio(kernel: str, topology: str, order: LoadOrder = LoadOrder.IOMMU_FIRST) -> Cell:
-    return Cell(kernel=kernel, topology=topology, iommu=Iommu.VIRTIO, order=order)
-
-
-@pytest.mark.parametrize(
-    ("cell", "kinds", "words"),
-    [
-        (virtio("6.12", "founding", LoadOrder.RACING), ("alias-split",), "probed before its bridges"),
-        (virtio("7.3", "founding", LoadOrder.RACING), ("alias-split",), None),
-        (virtio("6.12", "two-nics-1-2"), ("ungrouped", "ungrouped"), "knows device 0 alone"),
-        (virtio("6.12", "founding"), ("ungrouped",), None),
-        (virtio("7.3", "two-nics-1-2"), ("no-groups",), "grouped in one pass"),
-        (HOT_PLUG["7.3-amd64-virtio-empty-bridge-q10-behind-bridge"], ("ungrouped",), "knows device 0 alone"),
-        (virtio("6.1", "founding"), ("no-groups",), "No kernel driver"),
-        (SMOKE["founding-smmuv3"], ("ungrouped",), "one function for each stream"),
-        (SMOKE["founding-smmuv3"], ("split",), None),
-        (virtio("6.12", "founding", LoadOrder.NO_IOMMU_DRIVER), ("no-groups",), "never loaded"),
-    ],
-)
-def test_a_known_cause_is_told_of_the_guests_that_have_it(
-    cell: Cell, kinds: tuple[str, ...], words: str | None
-) -> None:
-    result = Result(cell=cell.name, outcome="done", seconds=1, status="findings", agrees=False, findings=kinds)
-    text = page([cell], {cell.name: result})
-
-    assert (words or UNEXPLAINED) in text
-    assert (unexplained([cell], {cell.name: result}) == []) is bool(words)
-
-
-@pytest.mark.parametrize(
-    ("result", "needed"),
-    [
-        (good(A), False),
-        (wrong(A), True),
-        (Result(cell="c", outcome="done", seconds=1, status="no-iommu"), False),
-        (Result(cell="c", outcome="qemu-failed", seconds=1, words="no"), False),
-        (Result(cell="c", outcome="hang", seconds=1, words="no"), True),
-        (Result(cell="c", outcome="done", seconds=1, status="undecidable"), True),
-        (Result(cell="c", outcome="done", seconds=1, status="ok", agrees=True, disagreements=("end/notes",)), True),
-    ],
-)
-def test_a_cause_is_needed_for_all_but_agreement_and_what_cannot_run(result: Result, needed: bool) -> None:
-    assert needs_a_cause(result) is needed
-
-
-def test_a_page_counts_what_it_shows() -> None:
-    text = page([A, B, C], {A.name: good(A), B.name: wrong(B), C.name: good(C)})
-
-    assert "- 2 x model = kernel" in text
-    assert "- 1 x finding" in text
-    assert "- kernel 5.10: 6.1.0" in text
-
-
-def test_a_row_keeps_its_columns_whatever_the_words_are() -> None:
-    result = Result(cell=A.name, outcome="qemu-failed", seconds=0, words="a | b <c>")
-
-    assert row(A, result).replace("\\|", "").count("|") == 8
-
-
-def test_looks_that_differ_are_all_told() -> None:
-    alike = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, looks=("a: x", "end: x"))
-    different = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, looks=("a: x", "end: y"))
-
-    assert row(A, alike).endswith("| model = kernel |")
-    assert row(A, different).endswith("| a: x; end: y |")
-
-
-def test_a_hot_plug_without_effect_is_no_agreement_in_disguise() -> None:
-    result = Result(cell=A.name, outcome="done", seconds=1, status="ok", agrees=True, notes=("up 3", NOTHING_CAME))
-
-    assert row(A, result).endswith("| model = kernel (hot plug: the kernel saw nothing of it) |")
+    assert run_all([A, B, C], state, run, jobs=2, say=lambda _: None).keys() == {A.name, B.name, C.name}
+    assert state.read().keys() == {A.name, B.name, C.name}
 
 
 def test_the_founding_thread_is_told_in_pictures() -> None:

@@ -18,6 +18,7 @@ from tests.guest.machine import (
     LoadOrder,
     all_devices,
     kernel_command_line,
+    memory,
     qemu_arguments,
 )
 from tests.guest.topology import ROOT_BUS, TOPOLOGIES, endpoint, root_port
@@ -125,3 +126,50 @@ def test_cells_that_differ_have_names_that_differ() -> None:
 
     assert len({cell.name for cell in cells}) == len(cells)
     assert all("/" not in cell.name and " " not in cell.name for cell in cells)
+
+
+def test_qemu_11_gets_scalable_mode_under_its_new_name() -> None:
+    devices = {
+        qemu: after(
+            arguments(Cell(kernel="6.12", topology="no-port", iommu=Iommu.INTEL_SCALABLE, qemu=qemu)), "-device"
+        )
+        for qemu in ("10", "11")
+    }
+
+    assert devices["10"] == ["intel-iommu,x-scalable-mode=on"]
+    assert devices["11"] == ["intel-iommu,scalable-mode=on"]
+
+
+def test_qemu_11_gets_another_port_where_one_is_to_lack_acs() -> None:
+    cell = Cell(kernel="6.12", topology="multifunction-ports-without-acs", iommu=Iommu.INTEL, qemu="11")
+
+    assert after(arguments(cell), "-device")[1:4] == [
+        "ioh3420,id=p0,bus=pcie.0,addr=2.0,chassis=16,slot=16,multifunction=on",
+        "ioh3420,id=p1,bus=pcie.0,addr=2.1,chassis=17,slot=17",
+        "pcie-root-port,id=p2,bus=pcie.0,addr=2.2,chassis=18,slot=18,io-reserve=0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "firmware", "asked", "mebibytes"),
+    [
+        (Architecture.AMD64, Firmware.ACPI, None, 512),
+        (Architecture.ARM64, Firmware.DEVICE_TREE, None, 512),
+        (Architecture.ARM64, Firmware.ACPI, None, 1024),
+        (Architecture.ARM64, Firmware.ACPI, 128, 128),
+    ],
+)
+def test_a_guest_has_the_memory_that_its_firmware_needs(
+    architecture: Architecture, firmware: Firmware, asked: int | None, mebibytes: int
+) -> None:
+    cell = Cell(
+        kernel="7.3",
+        topology="founding",
+        iommu=Iommu.VIRTIO,
+        architecture=architecture,
+        firmware=firmware,
+        memory=asked,
+    )
+
+    assert memory(cell) == mebibytes
+    assert after(arguments(cell), "-m") == [str(mebibytes)]

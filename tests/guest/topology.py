@@ -192,6 +192,21 @@ TOPOLOGIES: Mapping[str, Devices] = {
         endpoint("e1000e", "rp", 0, multifunction="on"),
         endpoint("e1000e", "rp", 0, 3),
     ),
+    # The igb has no ACS capability either; the kernel knows from its own list that its functions are isolated.
+    "multifunction-endpoints-with-acs": (
+        root_port("rp", 2),
+        endpoint("igb", "rp", 0, multifunction="on"),
+        endpoint("igb", "rp", 0, 1),
+    ),
+    # QEMU's switches have no ACS; its root ports have, and it lets them hang below an upstream port.
+    "root-ports-below-switch": (
+        root_port("rp", 2),
+        Device(model="x3130-upstream", name="up", bus="rp"),
+        root_port("d0", 0, bus="up", chassis=100),
+        root_port("d1", 1, bus="up", chassis=101),
+        endpoint("e1000e", "d0"),
+        endpoint("e1000e", "d1"),
+    ),
     "sriov-igb": (
         root_port("p0", 2),
         endpoint("igb", "p0"),
@@ -212,6 +227,8 @@ TOPOLOGIES: Mapping[str, Devices] = {
             msix_qsize=16,
         ),
     ),
+    # Its virtual functions would begin 0x80 after 00:1d.0, which is on the next bus.
+    "sriov-next-bus": (endpoint("igb", slot=0x1D),),
     "pxb": (
         Device(model="pxb-pcie", name="px", slot=8, options={"bus_nr": 0x40}),
         root_port("p0", 2),
@@ -229,5 +246,10 @@ TOPOLOGIES: Mapping[str, Devices] = {
     "empty-port": (_with_room(root_port("rp", 2)),),
     "empty-bridge": _behind_a_bridge(root_port("rp", 2)),
     "empty-switch": (root_port("rp", 2), *switch("up", "rp", 2)),
+    "empty-nested": (*_behind_a_bridge(root_port("rp", 2)), pci_bridge("b2", "br", 3, 1)),
+    "empty-pxb": (
+        Device(model="pxb-pcie", name="px", slot=8, options={"bus_nr": 0x40}),
+        root_port("p1", 0, bus="px", chassis=2),
+    ),
     "many-functions": _many(),
 }
