@@ -78,6 +78,7 @@ LAYERS = (
     ("gather", IO),
     ("capture", IO),
     ("api", IO),
+    ("reproduce.*", PURE),
     ("render.*", PURE),
     ("daemon.*", IO),
     ("guest.*", IO),

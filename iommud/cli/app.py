@@ -316,3 +316,26 @@ def capture(
     from iommud.cli.showing import Machine
 
     return run_capture(Machine(source or place, sysfs, procfs, None, wake), output, format_, quiet=quiet)
+
+
+@app.command()
+def reproduce(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[CAPTURE]", help="A directory or archive; - is stdin; default: here.")
+    ] = None,
+    qemu: Annotated[
+        str | None, typer.Option("--qemu", metavar="VERSION", help="The QEMU that is to run it; default: 10.0.")
+    ] = None,
+    output: OUTPUT = None,
+    source: SOURCE = None,
+    sysfs: SYSFS = "/sys",
+    procfs: PROCFS = "/proc",
+    kernel: KERNEL = None,
+    format_: SHOW_FORMAT = ShowFormat.TEXT,
+    wake: WAKE = False,
+) -> int:
+    """Print the QEMU command line that rebuilds a captured machine's buses and IOMMU, and what it cannot carry over."""
+    from iommud.cli.reproducing import show_reproduction
+    from iommud.cli.showing import Machine
+
+    return show_reproduction(Machine(source or place, sysfs, procfs, kernel, wake), qemu, format_, output)
