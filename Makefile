@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench bench-daemon image guest guest-matrix setup clean
+.PHONY: check demo format update-golden mutation bench bench-causes bench-daemon image guest guest-matrix setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -24,6 +24,9 @@ mutation: setup ## does a test notice every change of the decoding and grouping 
 
 bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
 	.venv/bin/python -m tools.bench.run --write
+
+bench-causes: setup ## what finding causes costs on machines that are wrong, into docs/performance.md
+	.venv/bin/python -m tools.bench.causes --write
 
 bench-daemon: setup ## how soon the daemon shows a change and what it costs, into docs/performance.md
 	.venv/bin/python -m tools.bench.daemon --write

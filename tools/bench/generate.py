@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from iommud.address import Address
 from tools.bench.config_space import Identity, Layout, config_space
 from tools.bench.machine import Function, machine
 
+INTEL = "dmar"
 KERNEL = "6.12.38+deb13-amd64"
 _VERSION = f"Linux version {KERNEL} (builder@example.org) (gcc-14) #1 SMP PREEMPT_DYNAMIC\n"
 _CMDLINE = "BOOT_IMAGE=/vmlinuz ro intel_iommu=on\n"
@@ -58,15 +59,20 @@ class _Writer:
 
 def generate(root: str, functions: int) -> None:
     """Write a machine of so many functions below ``root``, which is made."""
+    write(root, machine(functions))
+
+
+def write(root: str, members: Sequence[Function], iommu: str = INTEL) -> None:
+    """Write these functions below ``root``, which is made; ``iommu`` is how the driver of their IOMMUs names them."""
     writer = _Writer(root)
-    members = machine(functions)
     _kernel(writer)
-    _iommus(writer, members)
-    numbers = {lead: index for index, lead in enumerate(dict.fromkeys(one.group for one in members))}
+    _iommus(writer, members, iommu)
+    leads = dict.fromkeys(one.group for one in members if one.group is not None)
+    numbers = {lead: index for index, lead in enumerate(leads)}
     _groups(writer, numbers)
     virtual: dict[Address, int] = {}
     for one in members:
-        _function(writer, one, numbers[one.group])
+        _function(writer, one, None if one.group is None else numbers[one.group])
         if one.physical is not None:
             index = virtual[one.physical] = virtual.get(one.physical, -1) + 1
             writer.link(f"{_directory(one, one.physical)}/virtfn{index}", f"../{one.address}")
@@ -81,17 +87,19 @@ def _kernel(writer: _Writer) -> None:
         writer.directory(f"sys/{path}")
 
 
-def _iommus(writer: _Writer, members: list[Function]) -> None:
-    """One DMA remapping unit for each domain, with the table that describes them."""
+def _iommus(writer: _Writer, members: Sequence[Function], iommu: str) -> None:
+    """One IOMMU for each domain, which lists what has a group; with Intel's, the table that describes them."""
     domains = list(dict.fromkeys(one.address.domain for one in members))
     for domain in domains:
-        writer.directory(f"sys/devices/virtual/iommu/dmar{domain}/devices")
-        writer.link(f"sys/class/iommu/dmar{domain}", f"../../devices/virtual/iommu/dmar{domain}")
+        writer.directory(f"sys/devices/virtual/iommu/{iommu}{domain}/devices")
+        writer.link(f"sys/class/iommu/{iommu}{domain}", f"../../devices/virtual/iommu/{iommu}{domain}")
     for one in members:
-        target = "../../../../../" + _directory(one).removeprefix("sys/")
-        writer.link(f"sys/devices/virtual/iommu/dmar{one.address.domain}/devices/{one.address}", target)
+        if one.group is not None:
+            target = "../../../../../" + _directory(one).removeprefix("sys/")
+            writer.link(f"sys/devices/virtual/iommu/{iommu}{one.address.domain}/devices/{one.address}", target)
     writer.directory("sys/firmware/acpi/tables")
-    writer.file("sys/firmware/acpi/tables/DMAR", _dmar(domains))
+    if iommu == INTEL:
+        writer.file("sys/firmware/acpi/tables/DMAR", _dmar(domains))
 
 
 def _dmar(domains: list[int]) -> bytes:
@@ -120,7 +128,7 @@ def _config(identity: Identity, layout: Layout) -> bytes:
     return config_space(identity, layout)
 
 
-def _function(writer: _Writer, function: Function, group: int) -> None:
+def _function(writer: _Writer, function: Function, group: int | None) -> None:
     path = _directory(function)
     writer.directory(f"{path}/power")
     writer.file(f"{path}/config", _config(function.identity, function.layout))
@@ -181,11 +189,12 @@ def _modalias(identity: Identity) -> str:
     return f"pci:{ids}bc{base:02X}sc{sub:02X}i{interface:02X}"
 
 
-def _links(writer: _Writer, function: Function, path: str, group: int) -> None:
+def _links(writer: _Writer, function: Function, path: str, group: int | None) -> None:
     from_sysfs = path.removeprefix("sys/")
     to_sysfs = "../" * (from_sysfs.count("/") + 1)
-    writer.link(f"{path}/iommu_group", f"{to_sysfs}kernel/iommu_groups/{group}")
-    writer.link(f"sys/kernel/iommu_groups/{group}/devices/{function.address}", f"../../../../{from_sysfs}")
+    if group is not None:
+        writer.link(f"{path}/iommu_group", f"{to_sysfs}kernel/iommu_groups/{group}")
+        writer.link(f"sys/kernel/iommu_groups/{group}/devices/{function.address}", f"../../../../{from_sysfs}")
     writer.link(f"sys/bus/pci/devices/{function.address}", f"../../../{from_sysfs}")
     if function.driver:
         writer.directory(f"sys/bus/pci/drivers/{function.driver}")

@@ -70,8 +70,8 @@ class Function:
     """The bridges whose directories it lies in, outermost first."""
     identity: Identity
     layout: Layout
-    group: Address
-    """The lowest member of its group."""
+    group: Address | None
+    """The lowest member of its group; None without one."""
     physical: Address | None = None
     """The physical function, if this is a virtual one."""
     ari: bool = False
@@ -86,6 +86,24 @@ def machine(functions: int) -> list[Function]:
     """A machine of exactly so many functions, on as many domains as they need; bridges before what is below."""
     endless = (one for domain in count() for one in _domain(domain))
     return list(islice(endless, functions))
+
+
+def one_class(functions: int) -> list[Function]:
+    """A machine of so many functions of which all but the root port fall into one group, that of a bridge to PCI."""
+    port, first = Address(0, 0, 1, 0), Address(0, 1, 0, 0)
+    bridges = [_bridge(port, (), ROOT_PORT, PortType.ROOT_PORT, (1, 255), port)]
+    bridges.append(_bridge(first, (port,), PCIE_TO_PCI, PortType.PCIE_TO_PCI_BRIDGE, (2, 255), first))
+    for bus in range(3, 256):
+        address = Address(0, 2, (bus - 3) // 8, (bus - 3) % 8)
+        bridges.append(
+            _bridge(address, (port, first), PCI_TO_PCI, None, (bus, bus), first, multifunction=True),
+        )
+    cards = (
+        _card(Address(0, bus, number // 8, number % 8), (port, first, bridge.address), first)
+        for number in count()
+        for bus, bridge in enumerate(bridges[2:], start=3)
+    )
+    return [*bridges, *islice(cards, functions - len(bridges))]
 
 
 def _domain(domain: int) -> Iterator[Function]:
