@@ -110,6 +110,12 @@ def test_every_link_leads_to_a_document_and_a_heading_that_exist(page: Path) -> 
     assert not broken
 
 
+def test_every_picture_is_shown_in_a_document() -> None:
+    shown = re.findall(r"!\[[^]]+\]\((?:docs/)?images/([^)]+)\)", "".join(map(text_of, [ROOT / "README.md", *PAGES])))
+
+    assert sorted(shown) == sorted(path.name for path in (DOCS / "images").iterdir())
+
+
 def resolve(dotted: str) -> Any:
     """The object behind a dotted name: the longest part that is a module, and attributes from there."""
     parts = dotted.split(".")

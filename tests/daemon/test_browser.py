@@ -21,6 +21,8 @@ from tests.render.test_page import large
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt install chromium)")
 
 IMAGES = ROOT / "docs" / "images"
+TOP_OF_GROUPS = "document.querySelector('[aria-labelledby=groups]').getBoundingClientRect().top"
+"""Where a picture for the documents ends: below are tables and explanations."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,8 @@ def test_the_findings_are_seen_and_nothing_is_complained_of(server: Running, tmp
     seen, tab = visit(server, tmp_path, look)
 
     for words in ("2 findings to look at", "isolation-split", "ungrouped", "guest-17.example.org", "seconds old"):
+        assert words in seen
+    for words in ("Because the kernel wrote", "What to do: run Linux 6.4", "viot-alias-bug", "What these causes mean"):
         assert words in seen
     assert tab.complaints == []
     assert {url.split("/")[2] for url in tab.requests if not url.startswith("data:")} == {server.names[0]}
@@ -136,6 +140,7 @@ def test_a_keyboard_is_enough(server: Running, tmp_path: Path) -> None:
 
     assert seen[:2] == ["#main", "report.json"]
     assert any(link.startswith("#means-") for link in seen)
+    assert any(link.startswith("#cause-") for link in seen)
     assert any(link.startswith("#finding-") for link in seen)
     assert {"summary.", "div.drawing"} <= set(seen)
 
@@ -197,7 +202,7 @@ def test_a_picture_can_be_taken(
     async def look(tab: Tab) -> tuple[bytes, bytes]:
         await tab.prefer(scheme)
         await tab.resize(width, 800)
-        await tab.resize(width, await tab.evaluate("document.documentElement.scrollHeight"))
+        await tab.resize(width, round(await tab.evaluate(TOP_OF_GROUPS)))
         return await tab.picture(), await tab.picture("webp")
 
     (seen, small), _ = visit(server, tmp_path, look)
