@@ -35,7 +35,7 @@ image: setup ## build the container image's file system by its recipe and run it
 	IOMMUD_TEST_IMAGE=1 .venv/bin/pytest tests/test_deploy.py
 
 guest: setup ## boot six guests with real kernels under QEMU; fetched from Debian at first use (docs/guest-lab.md)
-	.venv/bin/pytest -m guest tests/guest
+	tools/guests.sh
 
 guest-matrix: setup ## boot every cell of the matrix, from where it was left, into docs/kernel-matrix.md (an hour or two)
 	.venv/bin/python -m tests.guest.run matrix

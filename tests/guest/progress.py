@@ -20,6 +20,8 @@ from tests.guest.supplies import Supplies
 
 Run = Callable[[Cell], Result]
 Say = Callable[[str], None]
+WORTH_SAYING = 2
+"""Seconds."""
 
 
 class State:
@@ -46,10 +48,10 @@ class State:
             file.write(result.encode() + "\n")
 
 
-def fetch(cells: Iterable[Cell], supplies: Supplies, say: Say) -> None:
+def fetch(cells: Iterable[Cell], supplies: Supplies, say: Say) -> list[str]:
     """Have everything here that the cells need, before several of them ask for it at once.
 
-    What cannot be had is said, and becomes the result of the cells that need it.
+    What cannot be had is said, and becomes the result of the cells that need it; its names are given.
     """
     wanted: dict[str, Callable[[], object]] = {}
     for cell in cells:
@@ -57,11 +59,21 @@ def fetch(cells: Iterable[Cell], supplies: Supplies, say: Say) -> None:
         wanted[f"QEMU {cell.qemu}"] = partial(supplies.emulator, cell.qemu)
         wanted[f"kernel {cell.kernel} for {here}"] = partial(supplies.kernel, cell.kernel, here)
         wanted[f"Python and iommud for {here}"] = partial(base_archives, supplies, here)
-    for name, get in wanted.items():
-        try:
-            get()
-        except Unavailable as error:
-            say(f"{name}: {error}")
+    return [name for name, get in wanted.items() if not _had(name, get, say)]
+
+
+def _had(name: str, get: Callable[[], object], say: Say) -> bool:
+    """Whether something is here now; what took its time is said."""
+    started = time.monotonic()
+    try:
+        get()
+    except Unavailable as error:
+        say(f"{name}: {error}")
+        return False
+    seconds = time.monotonic() - started
+    if seconds >= WORTH_SAYING:
+        say(f"{name}: here after {seconds:.0f} s")
+    return True
 
 
 def run_all(cells: Sequence[Cell], state: State, run: Run, *, jobs: int, say: Say) -> dict[str, Result]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from tests.guest.cells import FOUNDING, NAMED
+from tests.guest.cells import FOUNDING, NAMED, SMOKE
 from tests.guest.debian import cache_directory
 from tests.guest.differences import unexplained
 from tests.guest.judge import Result, judge_again
@@ -26,7 +26,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "kernel-matrix.md"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; 0 when it did what was asked, whatever the guests say."""
+    """Run a command; 0 when it did what was asked, whatever the guests say; 1 if something cannot be had."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print the QEMU command line of cells")
     show.add_argument("cells", nargs="+", metavar="CELL")
     show.set_defaults(command=_show)
+    supply = commands.add_parser("fetch", help="have here what the smoke run needs, or what cells need")
+    supply.add_argument("cells", nargs="*", metavar="CELL")
+    supply.set_defaults(command=_fetch)
     some = commands.add_parser("boot", help="boot cells by name, again if they have been")
     some.add_argument("cells", nargs="+", metavar="CELL")
     some.set_defaults(command=_boot)
@@ -73,6 +76,11 @@ def _show(options: argparse.Namespace) -> int:
     for cell in _named(options.cells):
         print(" ".join(_quoted(word) for word in qemu_arguments(cell, Files(qemu=(f"qemu-{cell.qemu}",)))))
     return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    cells = _named(options.cells) if options.cells else list(SMOKE.values())
+    return 1 if fetch(cells, Supplies(cache_directory()), _say) else 0
 
 
 def _boot(options: argparse.Namespace) -> int:
