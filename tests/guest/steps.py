@@ -74,7 +74,14 @@ class Look:
     label: str
 
 
-Step = Load | HotAdd | HotRemove | EnableVirtualFunctions | Rebind | Remove | Rescan | Settle | Look
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Run the daemon until it has a report, send what it serves and what ``iommud status`` says, and end it."""
+
+    label: str
+
+
+Step = Load | HotAdd | HotRemove | EnableVirtualFunctions | Rebind | Remove | Rescan | Settle | Look | Serve
 
 NOTHING_CAME = "the kernel saw nothing of it"
 """The note of a guest whose hot plug changed no function."""
@@ -82,7 +89,7 @@ NOTHING_CAME = "the kernel saw nothing of it"
 PREAMBLE = """\
 #!/bin/busybox sh
 export PATH=/bin HOME=/root LC_ALL=C.UTF-8 PYTHONPATH=/opt/iommud PYTHONDONTWRITEBYTECODE=1
-/bin/busybox mkdir -p /proc /sys /dev /tmp /root /run
+/bin/busybox mkdir -p /proc /sys /dev /tmp /root /run /sbin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -106,6 +113,27 @@ look() {{
     dmesg >/run/log
     gzip -f /run/log
     send "$1/dmesg" /run/log.gz 0
+}}
+serve() {{
+    # By what ldconfig prints Python finds libudev; there is no other use for it here.
+    printf '#!/bin/sh\nprintf "\\tlibudev.so.1 (libc6,x86-64)\\n"\n' >/bin/ldconfig
+    chmod +x /bin/ldconfig
+    ln -s /bin/ldconfig /sbin/ldconfig
+    mkdir -p /run/iommud
+    ifconfig lo up
+    python3.11 -m iommud run --web.listen-address=127.0.0.1:9798 --runtime-directory=/run/iommud 2>/run/daemon.log &
+    for second in $(seq 60); do
+        wget -q -O /run/served http://127.0.0.1:9798/report.json 2>/dev/null && break
+        sleep 1
+    done
+    send "$1/served" /run/served $?
+    wget -q -O /run/metrics http://127.0.0.1:9798/metrics
+    send "$1/metrics" /run/metrics $?
+    python3.11 -m iommud status >/run/answer 2>&1
+    send "$1/status" /run/answer $?
+    kill $!
+    wait $!
+    send "$1/daemon.log" /run/daemon.log $?
 }}
 picture() {{
     ls -d /sys/bus/pci/devices/* /sys/kernel/iommu_groups/*/devices/* /sys/bus/pci/devices/*/driver 2>/dev/null
@@ -156,7 +184,7 @@ def init_script(steps: Sequence[Step], channel: str) -> str:
     return "".join([*lines, POSTSCRIPT])
 
 
-def shell(step: Load | EnableVirtualFunctions | Rebind | Remove | Rescan | Settle | Look) -> str:
+def shell(step: Load | EnableVirtualFunctions | Rebind | Remove | Rescan | Settle | Look | Serve) -> str:
     """A step that the guest does by itself."""
     match step:
         case Load(modules, together):
@@ -172,8 +200,8 @@ def shell(step: Load | EnableVirtualFunctions | Rebind | Remove | Rescan | Settl
             return "echo 1 >/sys/bus/pci/rescan\n"
         case Settle():
             return "settle\n"
-        case Look(label):
-            return f"look {shlex.quote(label)}\n"
+        case Look(label) | Serve(label):
+            return f"{type(step).__name__.lower()} {shlex.quote(label)}\n"
 
 
 def requests(steps: Iterable[Step]) -> tuple[dict[str, object], ...]:
