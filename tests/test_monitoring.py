@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,18 @@ def test_the_runbook_of_a_rule_exists(rule: dict[str, Any]) -> None:
         path, _, anchor = url.removeprefix(DOCUMENTS).replace("{{ $labels.kind }}", kind).partition("#")
         text = (ROOT / path).read_text(encoding="utf-8")
         assert not anchor or anchor in [heading.lower() for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+
+
+def test_the_documented_command_leaves_no_runbook_at_the_place_that_does_not_exist(tmp_path: Path) -> None:
+    (command,) = re.findall(r"sed '(.+)' monitoring/", (ROOT / "docs/monitoring.md").read_text(encoding="utf-8"))
+    text = subprocess.run(["sed", command, RULES], capture_output=True, text=True, check=True).stdout
+    (tmp_path / RULES.name).write_text(text, encoding="utf-8")
+    urls = [rule["annotations"]["runbook_url"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+    assert "iommud.invalid" not in text
+    assert len(urls) == len(RULE_NAMES)
+    assert all(url.startswith("https://wiki.example.org/iommud/docs/") for url in urls)
+    assert run_promtool("check", "rules", tmp_path / RULES.name).returncode == 0
 
 
 def test_each_severity_has_a_rule() -> None:
