@@ -43,6 +43,7 @@ LAYERS = (
     ("verdict", PURE),
     ("verdict.survey", PURE),
     ("verdict.service", PURE),
+    ("verdict.firmware_words", PURE),
     ("verdict.scope", PURE),
     ("verdict.actual", PURE),
     ("verdict.findings", PURE),

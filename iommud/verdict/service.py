@@ -223,11 +223,13 @@ class Service:
                 return Served(unit, IdKind.DEVICE, requester.requester_id, because)
         return Unserved(Evidence.IVRS, "no entry of the IVRS table covers its requester ID")
 
-    def _viot(self, _function: PciFunction, requester: Address) -> Answer:
+    def _viot(self, function: PciFunction, requester: Address) -> Answer:
         viot = self.platform.firmware.viot
         where = (requester.domain, requester.requester_id)
         found = viot.range_of(*where) if viot is not None else None
         if found is not None and found.output is not None:
+            if _virtio(found.output).name == str(function.address):
+                return Unserved(Evidence.VIOT, "the IOMMU of the range that holds it does not translate for itself")
             because = f"the range {_rid(found.first_rid)} to {_rid(found.last_rid)} holds it"
             return Served(_virtio(found.output), IdKind.ENDPOINT, found.endpoint(*where), because)
         if viot is not None and any(one.holds(*where) for one in viot.pci_ranges):

@@ -18,6 +18,11 @@ from iommud.render.explain import (
     explain_two_data,
 )
 from iommud.render.style import Style
+from iommud.verdict.report import Report
+from tests.firmware.builders import Strings, fdt, fdt_node
+from tests.firmware.test_dmar import dmar, drhd, rmrr, scope
+from tests.firmware.test_ivrs import ALIAS, SELECT, ivhd, ivrs, long, short
+from tests.firmware.test_viot import iommu_mmio, iommu_pci, pci_range, viot
 from tests.render.samples import (
     FOUNDING,
     NAMES,
@@ -67,11 +72,134 @@ def test_the_explanation_stays_as_it_is(name: str, addresses: str, golden: Calla
 def test_a_function_below_an_alias_bridge_has_the_bridges_requester_id_too() -> None:
     data = explain_one_data(report_of(SMMU), at("02:02.0"))
 
+    smmu = {"table": "device tree", "name": "/smmuv3@9050000", "instance": "smmu3.0x0000000009050000"}
+    known = {
+        "source": "topology",
+        "iommu": smmu,
+        "id_kind": "stream ID",
+        "firmware": "the iommu-map of /pcie@10000000 holds it",
+    }
     assert data["requester_ids"] == [
-        {"requester_id": "0000:02:02.0", "taken_by": "0000:02:02.0"},
-        {"requester_id": "0000:02:00.0", "taken_by": "0000:01:00.0"},
+        {"requester_id": "0000:02:02.0", "taken_by": "0000:02:02.0", "id": "0x210", **known},
+        {"requester_id": "0000:02:00.0", "taken_by": "0000:01:00.0", "id": "0x200", **known},
     ]
     assert {one["address"] for one in data["shared_with"]} == {"0000:01:00.0", "0000:02:01.0"}
+
+
+def test_whoever_has_the_same_id_at_the_iommu_is_named() -> None:
+    data = explain_one_data(report_of(SMMU), at("02:02.0"))
+
+    (other,) = data["same_iommu_id"]
+    assert other == {
+        "address": "0000:02:01.0",
+        "requester_id": "0000:02:00.0",
+        "iommu": "/smmuv3@9050000",
+        "id_kind": "stream ID",
+        "id": "0x200",
+    }
+
+
+def folded() -> Report:
+    """Two functions with requester IDs of their own, which the mask of the device tree makes one stream."""
+    strings = Strings()
+    target = fdt_node("smmu@9", strings.prop("phandle", 5), strings.prop("compatible", "arm,smmu-v2"))
+    kind = strings.prop("device_type", "pci")
+    host = fdt_node(
+        "pcie@8", kind, strings.prop("iommu-map", (0, 5, 0, 0x10000)), strings.prop("iommu-map-mask", 0xFF00)
+    )
+    functions = (function("00:03.0", config(PortType.ENDPOINT)), function("00:04.0", config(PortType.ENDPOINT)))
+    blob = fdt(fdt_node("", target, host), strings.block)
+    iommus = ("smmu.0x0000000000000009",)
+    return check(machine(*functions, groups="00:03.0 00:04.0", iommus=iommus, table_names=None, device_tree=blob))
+
+
+def test_two_functions_that_firmware_makes_one_say_so() -> None:
+    report = folded()
+
+    data = explain_two_data(report, at("00:03.0"), at("00:04.0"))
+    text = explain_two(report, at("00:03.0"), at("00:04.0"), style=Style())
+
+    assert data["shared_requester_id"] is None
+    assert data["shared_iommu_id"] == {"iommu": "/smmu@9", "id_kind": "stream ID", "id": "0x0"}
+    assert "Firmware says that the /smmu@9 knows both by stream ID 0x0: each can use the other's mappings.\n" in text
+    assert explain_two_data(report, at("00:03.0"), at("00:03.0"))["shared_iommu_id"] is None
+    assert explain_two_data(report_of(FOUNDING), at("00:02.0"), at("00:1f.0"))["shared_iommu_id"] is None
+
+
+def test_an_alias_that_only_the_table_names_is_listed_last() -> None:
+    table = ivrs(ivhd(0x11, short(SELECT, 0x18), long(ALIAS, 0x200, 0x100)))
+    functions = (
+        function("00:01.0", config(PortType.ROOT_PORT, ON), secondary_bus=2, class_code=0x060400),
+        function("02:00.0", config(PortType.ENDPOINT), upstream=at("00:01.0")),
+    )
+    report = check(
+        machine(*functions, groups="00:01.0 | 02:00.0", iommus=("ivhd0",), tables={"IVRS": table}, table_names=None)
+    )
+
+    data = explain_one_data(report, at("02:00.0"))
+    text = explain_one(report, at("02:00.0"), style=Style())
+
+    assert [(one["requester_id"], one["source"], one["id"]) for one in data["requester_ids"]] == [
+        ("0000:02:00.0", "topology", "0x200"),
+        ("0000:01:00.0", "IVRS", "0x100"),
+    ]
+    assert "  0000:01:00.0  by the IVRS table, device ID 0x100\n" in text
+
+
+def test_a_requester_id_that_another_unit_or_none_serves_says_so() -> None:
+    table = viot(
+        iommu_pci(0, 8), iommu_pci(0, 16), pci_range(0x100, 0x1FF, 48), pci_range(0x210, 0x210, 64, endpoint=7)
+    )
+    functions = (
+        function("00:02.0", config(PortType.ROOT_PORT, ON), secondary_bus=1, class_code=0x060400),
+        function("01:00.0", config(PortType.PCIE_TO_PCI_BRIDGE), upstream=at("00:02.0"), secondary_bus=2),
+        function("02:02.0", config(None), upstream=at("01:00.0")),
+        function("02:03.0", config(None), upstream=at("01:00.0")),
+    )
+    report = check(
+        machine(*functions, iommus=("0000:00:01.0", "0000:00:02.0"), tables={"VIOT": table}, table_names=None)
+    )
+
+    texts = {name: explain_one(report, at(name), style=Style()) for name in ("01:00.0", "02:02.0", "02:03.0")}
+
+    assert "  iommu      0000:00:01.0 (VIOT: the range 01:00.0 to 01:1f.7 holds it)\n" in texts["01:00.0"]
+    assert "  0000:02:02.0  its own, endpoint ID 0x7\n" in texts["02:02.0"]
+    unmapped = "no IOMMU: no PCI range of the VIOT table holds its requester ID"
+    assert f"  0000:02:00.0  given by 0000:01:00.0, {unmapped}\n" in texts["02:02.0"]
+    assert "  iommu      none: no PCI range of the VIOT table holds its requester ID\n" in texts["02:03.0"]
+    assert "  0000:02:03.0  its own\n" in texts["02:03.0"]
+
+
+def test_a_requester_id_behind_another_iommu_names_it() -> None:
+    table = viot(
+        iommu_pci(0, 8), iommu_mmio(0xA000), pci_range(0x200, 0x200, 64), pci_range(0x210, 0x210, 48, endpoint=7)
+    )
+    functions = (
+        function("00:02.0", config(PortType.ROOT_PORT, ON), secondary_bus=1, class_code=0x060400),
+        function("01:00.0", config(PortType.PCIE_TO_PCI_BRIDGE), upstream=at("00:02.0"), secondary_bus=2),
+        function("02:02.0", config(None), upstream=at("01:00.0")),
+    )
+    report = check(machine(*functions, iommus=("0000:00:01.0",), tables={"VIOT": table}, table_names=None))
+
+    text = explain_one(report, at("02:02.0"), style=Style())
+
+    assert "  0000:02:00.0  given by 0000:01:00.0, endpoint ID 0x0 at virtio-iommu at 0xa000\n" in text
+
+
+def test_reserved_memory_and_what_firmware_adds_are_told() -> None:
+    reserved = rmrr(scope(1, 0, (3, 0)), segment=0, base=0x7B800000, limit=0x7FFFFFFF)
+    table = dmar(drhd(flags=1), reserved, flags=7)
+    report = check(machine(function("00:03.0", config(PortType.ENDPOINT)), groups="00:03.0", tables={"DMAR": table}))
+
+    data = explain_one_data(report, at("00:03.0"))
+    text = explain_one(report, at("00:03.0"), style=Style())
+
+    assert data["reserved_regions"] == [
+        {"table": "DMAR", "first": "0x7b800000", "last": "0x7fffffff", "what": "RMRR, mapped one to one"}
+    ]
+    assert "Reserved memory\n  0x7b800000 to 0x7fffffff  RMRR, mapped one to one (DMAR)\n" in text
+    assert "What firmware adds\n  DMAR: interrupt remapping is offered (INTR_REMAP)\n" in text
+    assert {one["table"] for one in data["firmware"]} == {"DMAR"}
 
 
 def test_a_bridge_that_takes_requests_shares_them_with_those_below() -> None:

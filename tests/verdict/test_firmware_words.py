@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What firmware says beside who serves whom: kept memory, translation caches, ports outside, flags."""
+
+import pytest
+
+from iommud.address import Address
+from iommud.verdict.firmware_words import firmware_alias, kept_memory, remarks
+from iommud.verdict.service import Service
+from tests.firmware.builders import Strings, fdt, fdt_node
+from tests.firmware.test_dmar import dmar, drhd, flagged, rmrr, scope
+from tests.firmware.test_iort import FIRST, ROOT, SMMU_V3, id_map, iort
+from tests.firmware.test_iort import node as iort_node
+from tests.firmware.test_iort import rmr as iort_rmr
+from tests.firmware.test_ivrs import ALIAS, ALL, ivhd, ivmd, ivrs, long, short
+from tests.machines import Machine
+from tests.verdict.seen import seen, thread
+from tests.verdict.test_service import holding, service_of
+
+ENDPOINT, BRIDGE = 1, 2
+
+
+def kept(service: Service, name: str, *requesters: str) -> list[tuple[int, int, str]]:
+    function = service.topology.functions[Address.parse(name)]
+    found = kept_memory(service, function, [Address.parse(one) for one in requesters or (name,)])
+    return [(one.first, one.last, f"{one.table}: {one.what}") for one in found]
+
+
+def said(service: Service, name: str) -> list[str]:
+    found = remarks(service, service.topology.functions[Address.parse(name)])
+    return [f"{one.table}: {one.text}" for one in found]
+
+
+def test_dmar_keeps_memory_for_the_functions_it_names_and_what_lies_below_them() -> None:
+    regions = (
+        rmrr(scope(ENDPOINT, 0, (2, 0)), segment=0, base=0x1000, limit=0x1FFF),
+        rmrr(scope(ENDPOINT, 0, (3, 0)), segment=0, base=0x2000, limit=0x2FFF),
+        rmrr(scope(BRIDGE, 0, (2, 0)), segment=0, base=0x4000, limit=0x3FFF),
+    )
+    service = holding(thread(), "dmar0", DMAR=dmar(drhd(flags=1), *regions))
+
+    mapped = [(0x1000, 0x1FFF, "DMAR: RMRR, mapped one to one")]
+    assert kept(service, "00:02.0") == kept(service, "02:00.0") == mapped
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (0x1, "mapped one to one (no access)"),
+        (0x3, "mapped one to one (read)"),
+        (0x7, "mapped one to one (read and write)"),
+        (0x8, "excluded from translation"),
+        (0x9, "excluded from translation"),
+        (0x6, None),
+    ],
+)
+def test_ivrs_keeps_memory_for_requester_ids(flags: int, what: str | None) -> None:
+    blocks = (
+        ivmd(0x22, 0x10, 0x1F, flags=flags, base=0x1000, size=0x1000),
+        ivmd(0x22, 0x10, 0x1F, flags=1, base=0x8000, size=0),
+        ivmd(0x20, 0, flags=1, segment=1, base=0x8000, size=1),
+        ivmd(0x21, 0x20, flags=1, base=0x8000, size=1),
+    )
+    machine = Machine()
+    machine.endpoint("00:03.0")
+    service = holding(machine, "ivhd0", IVRS=ivrs(ivhd(0x11, short(ALL)), *blocks))
+
+    assert kept(service, "00:03.0") == ([] if what is None else [(0x1000, 0x1FFF, f"IVRS: IVMD, {what}")])
+
+
+@pytest.mark.parametrize(("flags", "how"), [(0, "RMR, mapped one to one"), (1, "RMR, may be mapped elsewhere")])
+def test_iort_keeps_memory_for_streams(flags: int, how: str) -> None:
+    reserved = iort_rmr((0x1000, 0x1000), (0x5000, 0), mappings=(id_map(0, 1, 0x1200, FIRST),), flags=flags)
+    root = iort_node(ROOT, id_map(0, 0x300, 0x1000, FIRST))
+    service = holding(thread(), None, IORT=iort(iort_node(SMMU_V3), root, reserved))
+
+    assert kept(service, "01:00.0") == []
+    assert kept(service, "01:00.0", "01:00.0", "02:00.0") == [(0x1000, 0x1FFF, f"IORT: {how}")]
+    assert kept(service, "01:00.0", "0001:02:00.0") == []
+
+
+def test_without_tables_no_memory_is_kept_and_nothing_said() -> None:
+    service = holding(thread(), "dmar0")
+
+    assert (kept(service, "02:00.0"), said(service, "02:00.0")) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "texts"),
+    [
+        (0, ["interrupt remapping is not offered (INTR_REMAP)"]),
+        (
+            3,
+            [
+                "interrupt remapping is offered (INTR_REMAP)",
+                "firmware asks to leave x2APIC mode off (X2APIC_OPT_OUT)",
+            ],
+        ),
+        (
+            5,
+            [
+                "interrupt remapping is offered (INTR_REMAP)",
+                "firmware asks that all DMA stay under control (DMA_CTRL_PLATFORM_OPT_IN)",
+            ],
+        ),
+    ],
+)
+def test_the_flags_of_dmar_are_told(flags: int, texts: list[str]) -> None:
+    service = holding(thread(), "dmar0", DMAR=dmar(drhd(flags=1), flags=flags))
+
+    assert said(service, "02:00.0") == [f"DMAR: {text}" for text in texts]
+
+
+BELOW = "DMAR: functions below its root port may cache translations (ATSR)"
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "text"),
+    [
+        (flagged(2, scope(BRIDGE, 0, (2, 0))), "02:00.0", BELOW),
+        (flagged(2, scope(BRIDGE, 0, (2, 0))), "00:02.0", None),
+        (flagged(2, scope(BRIDGE, 0, (3, 0))), "02:00.0", None),
+        (flagged(2, flags=1), "02:00.0", BELOW),
+        (flagged(2, flags=1, segment=1), "02:00.0", None),
+        (flagged(5, scope(ENDPOINT, 0, (2, 0)), flags=1), "00:02.0", "DMAR: it needs its translation cache (SATC)"),
+        (flagged(5, scope(ENDPOINT, 0, (2, 0))), "00:02.0", "DMAR: it may use its translation cache (SATC)"),
+        (flagged(5, scope(ENDPOINT, 0, (2, 0))), "02:00.0", None),
+    ],
+)
+def test_the_tables_tell_who_may_cache_translations(table: bytes, name: str, text: str | None) -> None:
+    service = holding(thread(), "dmar0", DMAR=dmar(drhd(flags=1), table))
+
+    assert said(service, name)[1:] == ([] if text is None else [text])
+
+
+@pytest.mark.parametrize(("info", "count"), [(0, 0), (1, 0), (2, 1)])
+def test_ivrs_tells_whether_memory_was_guarded_before_the_start(info: int, count: int) -> None:
+    service = holding(thread(), "ivhd0", IVRS=ivrs(ivhd(0x11, short(ALL)), info=info))
+
+    texts = said(service, "02:00.0")
+
+    assert len(texts) == count
+    assert all("DMA remap support" in text for text in texts)
+
+
+def test_iort_tells_whether_translations_may_be_cached() -> None:
+    service = holding(thread(), None, IORT=iort(iort_node(SMMU_V3), iort_node(ROOT)))
+
+    assert said(service, "02:00.0") == ["IORT: functions of the segment may not cache translations (ATS attribute)"]
+
+
+@pytest.mark.parametrize(
+    ("devfn", "name", "outside"),
+    [(0x10, "00:02.0", True), (0x10, "02:00.0", True), (0x18, "02:00.0", False), (None, "02:00.0", False)],
+)
+def test_what_lies_below_a_port_that_leads_out_of_the_case_says_so(devfn: int | None, name: str, outside: bool) -> None:
+    strings = Strings()
+    marks = (strings.prop("reg", (devfn << 8, 0, 0, 0, 0)), strings.prop("external-facing", b"")) if devfn else ()
+    host = fdt_node("pcie@8", strings.prop("device_type", "pci"), fdt_node("pci@2", *marks))
+    service = service_of(seen(thread(), iommu=None, device_tree=fdt(fdt_node("", host), strings.block)))
+
+    assert [text.endswith("leads out of the case (external-facing)") for text in said(service, name)] == (
+        [True] if outside else []
+    )
+
+
+@pytest.mark.parametrize(("rid", "alias"), [(0x200, "0000:01:00.0"), (0x100, None), (0x10, None)])
+def test_an_alias_of_the_table_is_another_id_than_ones_own(rid: int, alias: str | None) -> None:
+    table = ivrs(ivhd(0x11, long(ALIAS, 0x200, 0x100), long(ALIAS, 0x100, 0x100)))
+    service = holding(thread(), "ivhd0", IVRS=table)
+    function = service.topology.functions[Address.from_requester_id(0, rid)]
+
+    found = firmware_alias(service, function)
+
+    assert (found and str(found)) == alias
+
+
+def test_without_an_ivrs_table_there_is_no_alias_of_it() -> None:
+    service = holding(thread(), "dmar0")
+
+    assert firmware_alias(service, service.topology.functions[Address.parse("02:00.0")]) is None
