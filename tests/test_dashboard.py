@@ -192,6 +192,7 @@ def test_a_healthy_machine_lacks_what_is_about_findings_and_nothing_else(
         ("Machines with findings, by severity", [1]),
         ("Machines with findings, worst first", [2000]),
         ("Versions", [2]),
+        ("Causes", [1]),
     ],
 )
 def test_the_fleet_view_counts_the_machines_and_finds_the_one_with_findings(
