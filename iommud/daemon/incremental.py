@@ -17,10 +17,11 @@ from typing import TypeVar
 
 from iommud.address import Address
 from iommud.daemon.memory import Known, RememberingReader
+from iommud.errors import SourceError
 from iommud.files import Tree
 from iommud.kernel import Kernel
 from iommud.snapshot import Complaint, Contradiction, PciFunction, Snapshot
-from iommud.sysfs import DEVICES, read_groups, read_iommus, take_snapshot
+from iommud.sysfs import DEVICES, read_groups, read_iommus, take_snapshot, with_evidence
 
 __all__ = ["IncrementalReader", "time_suspended"]
 
@@ -91,6 +92,13 @@ class IncrementalReader:
         self._failed = False
         self._last = taken if self._last is None else _sharing(taken, self._last)
         return self._last
+
+    def with_evidence(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot with what tells causes, as far as it may be read: the kernel log, and the loaded modules."""
+        try:
+            return with_evidence(self._open_tree(), snapshot)
+        except SourceError:  # what can be read no more is told by the next look
+            return snapshot
 
     def _taken_whole(self, touched: Collection[Address] | None) -> Snapshot:
         first = self._take(touched)

@@ -4,20 +4,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from iommud.address import Address
 from iommud.model.groups import Group, canonical
+from iommud.verdict.circumstances import Circumstance, Subject
+from iommud.verdict.difference import Change as GroupsDid
+from iommud.verdict.difference import Difference, GroupChange, compare
 from iommud.verdict.findings import Finding
 from iommud.verdict.report import Report
+from iommud.verdict.state import Machine, State, parameters_of
+
+if TYPE_CHECKING:
+    from iommud.causes.cause import Cause
 
 __all__ = ["Change", "Known", "KnownFinding", "what_changed"]
 
 _LISTED = 8
-"""Addresses that one line names."""
+"""Addresses of a group, and groups, that one line names."""
 _LINES = 16
-"""Groups that get a line of their own."""
+"""Groups, and other facts, that get a line of their own."""
 
 Value = str | int
 
@@ -32,6 +40,8 @@ class KnownFinding:
     groups: tuple[Group, ...]
     """The kernel's groups involved."""
     accepted: bool
+    cause: Cause | None = field(default=None, compare=False)
+    """The first one, told with the finding and not remembered: of another cause alone nobody is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,28 +57,46 @@ class Known:
     """Functions that rightly have none."""
     findings: Mapping[str, KnownFinding]
     """By id."""
+    parameters: frozenset[str] | None = None
+    """Words of the kernel command line, with values that are nobody's business blanked; None: unknown."""
+    iommus: frozenset[tuple[str, str]] | None = None
+    """Name and driver of each; None: unknown."""
 
     @classmethod
     def of(cls, report: Report) -> Known:
         """What to remember of a report."""
-        accepted = {one.finding.id: _known(one.finding, accepted=True) for one in report.accepted}
+        accepted = {one.finding.id: _known(report, one.finding, accepted=True) for one in report.accepted}
         return cls(
             kernel=report.kernel.text,
             groups=frozenset(report.actual.groups),
             ungrouped=frozenset(report.ungrouped),
             without=frozenset(address for address, _ in report.without),
-            findings={**accepted, **{one.id: _known(one, accepted=False) for one in report.findings}},
+            findings={**accepted, **{one.id: _known(report, one, accepted=False) for one in report.findings}},
+            parameters=None if report.analysis is None else parameters_of(report.analysis.snapshot),
+            iommus=frozenset(report.iommus),
         )
 
     @property
-    def functions(self) -> frozenset[Address]:
-        """All functions."""
-        return self.ungrouped.union(self.without, *self.groups)
+    def state(self) -> State:
+        """As ``compare`` takes it, without findings: those it does not know as well."""
+        return State(
+            source="",
+            kernel=self.kernel or None,
+            status="",
+            groups=self.groups,
+            expected=None,
+            ungrouped=self.ungrouped,
+            without=dict.fromkeys(self.without, "rightly without a group"),
+            iommus=self.iommus or frozenset(),
+            machine=Machine({}, self.parameters, {}),
+        )
 
 
-def _known(finding: Finding, *, accepted: bool) -> KnownFinding:
+def _known(report: Report, finding: Finding, *, accepted: bool) -> KnownFinding:
     devices = tuple(sorted(finding.devices))
-    return KnownFinding(finding.kind.value, finding.severity.value, devices, canonical(finding.groups), accepted)
+    cause = next(iter(report.causes.get(finding.id, ())), None)
+    groups = canonical(finding.groups)
+    return KnownFinding(finding.kind.value, finding.severity.value, devices, groups, accepted, cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +114,13 @@ def what_changed(old: Known, new: Known) -> tuple[Change, ...]:
 
     That a group has another number than before is no difference.
     """
-    return (
-        *_findings(old.findings, new.findings),
-        *_kernel(old.kernel, new.kernel),
-        *_functions(old.functions, new.functions),
-        *_groups(old, new),
-    )
+    told = _findings(old.findings, new.findings)
+    if replace(old, findings={}) == replace(new, findings={}):
+        return tuple(told)
+    # What an older version did not write down is no difference.
+    before = old if old.iommus is not None else replace(old, iommus=new.iommus)
+    found = compare(before.state, new.state)
+    return (*told, *_circumstances(found.circumstances), *_functions(found), *_groups(found))
 
 
 _LEVELS = {"critical": logging.ERROR, "warning": logging.WARNING}
@@ -112,8 +141,18 @@ def _findings(old: Mapping[str, KnownFinding], new: Mapping[str, KnownFinding]) 
 
 def _about(name: str, finding: KnownFinding) -> dict[str, Value]:
     accepted: dict[str, Value] = {"accepted": "yes"} if finding.accepted else {}
+    cause: dict[str, Value] = {}
+    if finding.cause is not None:
+        cause = {"cause": finding.cause.id.value, "because": finding.cause.summary}
     devices = _listed(finding.devices)
-    return {"finding": name, "kind": finding.kind, "severity": finding.severity, "devices": devices, **accepted}
+    return {
+        "finding": name,
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "devices": devices,
+        **accepted,
+        **cause,
+    }
 
 
 def _differences(old: KnownFinding, new: KnownFinding) -> dict[str, Value]:
@@ -128,32 +167,45 @@ def _differences(old: KnownFinding, new: KnownFinding) -> dict[str, Value]:
     return found
 
 
-def _kernel(old: str, new: str) -> Iterator[Change]:
-    if old != new:
-        yield Change(logging.INFO, "kernel changed", {"kernel": new or "unknown", "before": old or "unknown"})
+def _circumstances(found: Sequence[Circumstance]) -> Iterator[Change]:
+    """What is different about the machine as a whole, and which functions should have a group now or not any more."""
+    for one in found[:_LINES]:
+        fields: dict[str, Value] = {one.subject.value: one.after or "none", "before": one.before or "none"}
+        if one.subject is Subject.SCOPE:
+            fields = {"devices": _listed(one.devices), "scope": one.after or "should have a group"}
+        yield Change(logging.INFO, f"{one.subject.value.replace('-', ' ')} changed", fields)
+    if len(found) > _LINES:
+        yield Change(logging.INFO, "more facts changed", {"count": len(found) - _LINES})
 
 
-def _functions(old: frozenset[Address], new: frozenset[Address]) -> Iterator[Change]:
-    for message, found in (("functions appeared", new - old), ("functions gone", old - new)):
-        if found:
-            yield Change(logging.INFO, message, {"count": len(found), "devices": _listed(sorted(found))})
+def _functions(found: Difference) -> Iterator[Change]:
+    told = (
+        ("functions appeared", found.appeared),
+        ("functions gone", found.gone),
+        ("functions lost their group", found.lost),
+    )
+    for message, functions in told:
+        if functions:
+            yield Change(logging.INFO, message, {"count": len(functions), "devices": _listed(functions)})
 
 
-def _groups(old: Known, new: Known) -> Iterator[Change]:
-    """Groups whose members differ, but for functions that are not in both reports."""
-    both = old.functions & new.functions
-    before = {address: group & both for group in old.groups for address in group & both}
-    after = canonical(group & both for group in new.groups if group & both)
-    changed = [group for group in after if any(before.get(one, frozenset()) != group for one in group)]
-    for group in changed[:_LINES]:
-        parts = canonical({before[one] for one in group if one in before})
-        fields: dict[str, Value] = {"group": _listed(sorted(group)), "before": _partition(parts) or "none"}
-        yield Change(logging.INFO, "group changed", fields)
+def _groups(found: Difference) -> Iterator[Change]:
+    """Changed groups, but for those that only came or went with their functions: these are told of already."""
+    elsewhere = {*found.appeared, *found.gone, *found.lost}
+    changed = [one for one in found.groups if not (_came_or_went(one) and one.members <= elsewhere)]
+    for one in changed[:_LINES]:
+        fields: dict[str, Value] = {
+            "change": one.change.value,
+            "groups": _partition(one.after) or "none",
+            "before": _partition(one.before) or "none",
+        }
+        yield Change(logging.INFO, "groups changed", fields)
     if len(changed) > _LINES:
         yield Change(logging.INFO, "more groups changed", {"count": len(changed) - _LINES})
-    left = before.keys() - {member for group in after for member in group}
-    if left:
-        yield Change(logging.INFO, "functions lost their group", {"count": len(left), "devices": _listed(sorted(left))})
+
+
+def _came_or_went(change: GroupChange) -> bool:
+    return change.change in {GroupsDid.APPEARED, GroupsDid.GONE}
 
 
 def _listed(addresses: Iterable[Address]) -> str:
@@ -162,5 +214,6 @@ def _listed(addresses: Iterable[Address]) -> str:
     return " ".join(names[:_LISTED]) + more
 
 
-def _partition(groups: Iterable[Group]) -> str:
-    return " | ".join(_listed(sorted(group)) for group in groups)
+def _partition(groups: Sequence[Group]) -> str:
+    more = f" | and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
+    return " | ".join(_listed(sorted(group)) for group in groups[:_LISTED]) + more

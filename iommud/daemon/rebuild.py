@@ -142,7 +142,7 @@ class Rebuilder:
     def _examined(self, look: Look) -> Report:
         snapshot = self._reader.snapshot(look.touched, full=look.full)
         if self._judged is None or not _same(self._judged[0], snapshot):
-            self._judged = (snapshot, check(snapshot, kernel=self._kernel))
+            self._judged = (snapshot, check(snapshot, kernel=self._kernel, evidence=self._reader.with_evidence))
         report = accept(self._judged[1], look.rules, datetime.now(tz=UTC).date())
         if look.notes:
             report = replace(report, notes=(*report.notes, *look.notes))

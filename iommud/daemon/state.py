@@ -74,6 +74,8 @@ def encode(known: Known) -> bytes:
         "ungrouped": _addresses(known.ungrouped),
         "without": _addresses(known.without),
         "findings": {name: _finding(one) for name, one in sorted(known.findings.items())},
+        "parameters": None if known.parameters is None else sorted(known.parameters),
+        "iommus": None if known.iommus is None else sorted(known.iommus),
     }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
@@ -107,7 +109,18 @@ def decode(content: bytes) -> Known:
         ungrouped=_group(document["ungrouped"]),
         without=_group(document["without"]),
         findings={_text(name): _known(one) for name, one in document["findings"].items()},
+        # Earlier versions wrote neither.
+        parameters=_words(document.get("parameters")),
+        iommus=_iommus(document.get("iommus")),
     )
+
+
+def _words(found: list[object] | None) -> frozenset[str] | None:
+    return None if found is None else frozenset(map(_text, found))
+
+
+def _iommus(found: list[tuple[object, object]] | None) -> frozenset[tuple[str, str]] | None:
+    return None if found is None else frozenset((_text(name), _text(driver)) for name, driver in found)
 
 
 def _known(found: dict[str, Any]) -> KnownFinding:

@@ -15,7 +15,7 @@ from iommud.verdict.findings import Finding
 from iommud.verdict.report import Analysis, Report
 from iommud.verdict.survey import Firmware
 
-__all__ = ["KnownFinding", "Machine", "State"]
+__all__ = ["KnownFinding", "Machine", "State", "parameters_of"]
 
 SCHEMA_VERSION = 1
 """Of the JSON documents that can be read."""
@@ -115,9 +115,13 @@ class State:
 
 def _machine(analysis: Analysis) -> Machine:
     snapshot = analysis.snapshot
-    parameters = None if snapshot.cmdline is None else frozenset(redact_cmdline(snapshot.cmdline).split())
     functions = {one.address: one for one in snapshot.functions}
-    return Machine(functions, parameters, _descriptions(analysis.platform.firmware, snapshot))
+    return Machine(functions, parameters_of(snapshot), _descriptions(analysis.platform.firmware, snapshot))
+
+
+def parameters_of(snapshot: Snapshot) -> frozenset[str] | None:
+    """Words of the kernel command line, with values that are nobody's business blanked; None: not in the snapshot."""
+    return None if snapshot.cmdline is None else frozenset(redact_cmdline(snapshot.cmdline).split())
 
 
 def _descriptions(firmware: Firmware, snapshot: Snapshot) -> dict[str, object]:

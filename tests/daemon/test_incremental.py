@@ -541,6 +541,19 @@ def test_the_reads_of_both_attempts_count(watch: Watch) -> None:
     assert watch.snapshot(full=True).config_reads == watch.reader.config_reads - before > len(WITH_ACS)
 
 
+def test_evidence_is_read_of_the_machine_as_it_is_then(watch: Watch) -> None:
+    watch.machine.write("proc/modules", "vfio 65536 0 - Live 0x0\nigb 1 0\n")
+
+    assert watch.reader.with_evidence(watch.snapshot()).modules == ("vfio", "igb")
+
+
+def test_a_machine_that_cannot_be_read_any_more_gives_no_evidence(watch: Watch) -> None:
+    snapshot = watch.snapshot()
+    (watch.machine.root / "sys").rename(watch.machine.root / "away")
+
+    assert watch.reader.with_evidence(snapshot) is snapshot
+
+
 def test_a_machine_that_cannot_be_read_is_an_error_and_read_fully_afterwards(watch: Watch) -> None:
     sysfs = watch.machine.root / "sys"
     sysfs.rename(watch.machine.root / "away")

@@ -6,12 +6,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pytest
 
 from iommud.address import Address
+from iommud.causes.cause import Basis, Cause, CauseId
 from iommud.daemon.accept import AcceptRule, accept
 from iommud.daemon.known import Known, what_changed
+from iommud.model.groups import Group
 from iommud.pci import PortType
 from iommud.verdict.findings import Kind, Severity
 from iommud.verdict.pipeline import check
@@ -45,21 +48,30 @@ def test_other_group_numbers_are_no_change() -> None:
     assert told(known(ALONE), known(" | ".join(reversed(NAMES)))) == []
 
 
-def test_a_group_that_grew_is_told_with_the_groups_before() -> None:
+def test_groups_that_joined_are_told_with_the_groups_before() -> None:
     new = known("00:03.0 00:04.0 | " + " | ".join(NAMES[2:]))
 
     assert told(known(ALONE), new) == [
-        ("group changed", {"group": "0000:00:03.0 0000:00:04.0", "before": "0000:00:03.0 | 0000:00:04.0"})
+        (
+            "groups changed",
+            {"change": "joined", "groups": "0000:00:03.0 0000:00:04.0", "before": "0000:00:03.0 | 0000:00:04.0"},
+        )
     ]
 
 
-def test_a_function_that_moved_changes_two_groups() -> None:
+def test_a_function_that_moved_is_told_once_with_all_groups_concerned() -> None:
     old = known("00:03.0 00:04.0 | 00:05.0 | 00:06.0 | 00:07.0 | 00:08.0")
     new = known("00:03.0 | 00:04.0 00:05.0 | 00:06.0 | 00:07.0 | 00:08.0")
 
     assert told(old, new) == [
-        ("group changed", {"group": "0000:00:03.0", "before": "0000:00:03.0 0000:00:04.0"}),
-        ("group changed", {"group": "0000:00:04.0 0000:00:05.0", "before": "0000:00:03.0 0000:00:04.0 | 0000:00:05.0"}),
+        (
+            "groups changed",
+            {
+                "change": "moved",
+                "groups": "0000:00:03.0 | 0000:00:04.0 0000:00:05.0",
+                "before": "0000:00:03.0 0000:00:04.0 | 0000:00:05.0",
+            },
+        )
     ]
 
 
@@ -71,7 +83,16 @@ def test_a_function_that_came_or_went_is_told_once_and_not_as_a_change_of_its_gr
         ("functions appeared", {"count": 1, "devices": "0000:00:0a.0"}),
         ("functions gone", {"count": 1, "devices": "0000:00:04.0"}),
     ]
-    assert [message for message, _ in told(old, new)[2:]] == ["group changed"]
+    assert [message for message, _ in told(old, new)[2:]] == ["groups changed"]
+
+
+def test_a_group_that_a_new_function_joined_is_told_beside_the_function() -> None:
+    new = known("00:03.0 00:0a.0 | " + " | ".join(NAMES[1:]), functions=[*NAMES, "00:0a.0"])
+
+    assert told(known(ALONE), new) == [
+        ("functions appeared", {"count": 1, "devices": "0000:00:0a.0"}),
+        ("groups changed", {"change": "grew", "groups": "0000:00:03.0 0000:00:0a.0", "before": "0000:00:03.0"}),
+    ]
 
 
 def test_a_function_that_lost_its_group_is_told() -> None:
@@ -82,7 +103,7 @@ def test_a_function_that_lost_its_group_is_told() -> None:
 
 def test_a_function_that_got_a_group_is_told() -> None:
     assert told(known(" | ".join(NAMES[1:])), known(ALONE)) == [
-        ("group changed", {"group": "0000:00:03.0", "before": "none"})
+        ("groups changed", {"change": "appeared", "groups": "0000:00:03.0", "before": "none"})
     ]
 
 
@@ -90,6 +111,66 @@ def test_another_kernel_is_told() -> None:
     assert told(known(ALONE), known(ALONE, kernel="7.3.0")) == [
         ("kernel changed", {"kernel": "7.3.0", "before": "6.12.95"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "fields"),
+    [
+        (
+            {"parameters": frozenset({"ro", "iommu=pt"})},
+            {"parameters": frozenset({"ro"})},
+            "command line changed",
+            {"command-line": "none", "before": "iommu=pt"},
+        ),
+        (
+            {"iommus": frozenset[tuple[str, str]]()},
+            {"iommus": frozenset({("dmar0", "intel-iommu")})},
+            "iommu changed",
+            {"iommu": "dmar0", "before": "none"},
+        ),
+        (
+            {"without": frozenset({Address(0, 0, 3, 0)}), "groups": frozenset[Group]()},
+            {"ungrouped": frozenset({Address(0, 0, 3, 0)}), "groups": frozenset[Group]()},
+            "scope changed",
+            {"devices": "0000:00:03.0", "scope": "should have a group"},
+        ),
+        (
+            {"ungrouped": frozenset({Address(0, 0, 3, 0)}), "groups": frozenset[Group]()},
+            {"without": frozenset({Address(0, 0, 3, 0)}), "groups": frozenset[Group]()},
+            "scope changed",
+            {"devices": "0000:00:03.0", "scope": "rightly without a group"},
+        ),
+    ],
+)
+def test_what_else_changed_since_the_last_run_is_told(
+    old: dict[str, Any], new: dict[str, Any], message: str, fields: dict[str, str]
+) -> None:
+    same = known(ALONE)
+
+    assert told(replace(same, **old), replace(same, **new)) == [(message, fields)]
+
+
+@pytest.mark.parametrize("forgotten", [{"parameters": None}, {"iommus": None}])
+def test_what_an_older_version_did_not_write_down_is_no_change(forgotten: dict[str, Any]) -> None:
+    new = replace(known(ALONE), parameters=frozenset({"ro"}), iommus=frozenset({("dmar0", "intel-iommu")}))
+
+    assert told(replace(new, **forgotten), new) == []
+
+
+def test_many_other_facts_are_told_in_few_lines() -> None:
+    new = replace(known(ALONE), parameters=frozenset(f"word{number}" for number in range(50)))
+    changes = told(replace(new, parameters=frozenset()), new)
+
+    assert len(changes) == 17
+    assert changes[-1] == ("more facts changed", {"count": 34})
+
+
+def test_a_function_between_many_groups_is_told_in_one_line_of_bounded_length() -> None:
+    many = [f"00:{device:02x}.{function}" for device in range(16) for function in range(8)]
+    (change,) = told(known(" | ".join(many), functions=many), known(" ".join(many), functions=many))
+
+    assert str(change[1]["groups"]).endswith(" and 120 more")
+    assert str(change[1]["before"]).endswith(" | and 120 more")
 
 
 def test_a_change_of_everything_is_told_in_few_lines() -> None:
@@ -127,6 +208,24 @@ def test_a_finding_that_appears_is_as_loud_as_it_is_bad(severity: Severity, leve
             },
         )
     ]
+
+
+def test_a_finding_is_told_with_its_first_cause() -> None:
+    cause = Cause(
+        id=CauseId.PROBE_ORDER,
+        summary="it was grouped first",
+        evidence=(),
+        since=None,
+        until=None,
+        remedy="reboot",
+        basis=Basis.REPLAY,
+    )
+    other = replace(cause, id=CauseId.FOREIGN_DRIVER)
+    report = replace(with_findings(WARNING), causes={WARNING.id: (cause, other)})
+    ((_, _, fields),) = changes(with_findings(), report)
+
+    assert (fields["cause"], fields["because"]) == ("probe-order", "it was grouped first")
+    assert changes(with_findings(WARNING), report) == [], "another cause of the same is no change"
 
 
 def test_a_finding_that_clears_is_told() -> None:

@@ -43,12 +43,17 @@ class Reader:
 
     def __init__(self) -> None:
         self.next: Snapshot | Exception = GOOD
+        self.asked = 0
 
     def snapshot(self, _touched: object, *, full: bool) -> Snapshot:
         assert full
         if isinstance(self.next, Exception):
             raise self.next
         return self.next
+
+    def with_evidence(self, snapshot: Snapshot) -> Snapshot:
+        self.asked += 1
+        return replace(snapshot, modules=("vfio",))
 
 
 class Bench:
@@ -106,6 +111,15 @@ def test_what_did_not_change_is_neither_judged_nor_rendered_again(bench: Bench, 
     assert second.page is first.page
     assert second.generation == first.generation + 1
     assert second.taken_at > first.taken_at
+
+
+def test_evidence_of_causes_is_read_once_for_each_state_with_something_to_explain(bench: Bench) -> None:
+    asked = []
+    for snapshot in (GOOD, WORSE, replace(WORSE, config_reads=17), GOOD):
+        bench.look(snapshot)
+        asked.append(bench.reader.asked)
+
+    assert asked == [0, 1, 1, 1]
 
 
 def test_what_changed_is_judged_and_rendered(bench: Bench, judged: list[Snapshot]) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
 
     assert load_state(tmp_path) == known
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_state_of_an_older_version_is_read_and_says_less() -> None:
+    known = Known.of(report_of(FOUNDING))
+    document = {key: one for key, one in json.loads(encode(known)).items() if key not in {"parameters", "iommus"}}
+
+    assert known.parameters
+    assert known.iommus
+    assert decode(json.dumps(document).encode()) == replace(known, parameters=None, iommus=None)
 
 
 def test_there_is_nothing_at_the_first_run(tmp_path: Path) -> None:
@@ -87,7 +97,8 @@ JSON = st.recursive(
 
 @given(
     st.fixed_dictionaries(
-        {"version": st.just(1), "kernel": JSON, "groups": JSON, "ungrouped": JSON, "without": JSON, "findings": JSON}
+        {"version": st.just(1), "kernel": JSON, "groups": JSON, "ungrouped": JSON, "without": JSON, "findings": JSON},
+        optional={"parameters": JSON, "iommus": JSON},
     )
 )
 def test_any_document_gives_a_state_or_a_named_error(document: object) -> None:
