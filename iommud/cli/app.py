@@ -36,6 +36,9 @@ not be read (as diff has it, and unlike the other verbs)."""
 VFIO_STATUSES = """\
 Exit status: 0 assignable and safe (without BDF: no group is unsafe); 1 not; 2 wrong usage; 3 could not judge; \
 4 the source could not be read."""
+SEPARATE_STATUSES = """\
+Exit status: 0; with --separate: 0 they are apart, or a change would isolate them from each other; 1 nothing that is \
+known does; 3 facts are missing, or the search hit its limit."""
 WHAT_IF_STATUSES = """\
 Exit status: 0 computed; 2 wrong usage, or a change that this machine cannot undergo; 3 facts are missing that decide, \
 or the machine could not be judged; 4 the source could not be read."""
@@ -156,9 +159,12 @@ def groups(
     return show_groups(Machine(source, sysfs, procfs, kernel, wake), format_, colour)
 
 
-@app.command()
+@app.command(epilog=SEPARATE_STATUSES)
 def explain(
     addresses: Annotated[list[str], typer.Argument(metavar="BDF [BDF]", help="02:01.0 means domain 0000.")],
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Of two functions: say what would put them into different groups.")
+    ] = False,
     source: SOURCE = None,
     sysfs: SYSFS = "/sys",
     procfs: PROCFS = "/proc",
@@ -170,6 +176,10 @@ def explain(
     """Say why one function is in its group, or what joins or separates two functions."""
     from iommud.cli.showing import Machine, show_explanation
 
+    if separate:
+        from iommud.cli.imagining import show_separation
+
+        return show_separation(Machine(source, sysfs, procfs, kernel, wake), addresses, format_, colour)
     return show_explanation(Machine(source, sysfs, procfs, kernel, wake), addresses, format_, colour)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``iommud what-if``: what groups would be with other facts."""
+"""``iommud what-if`` and ``iommud explain --separate``: what groups would be with other facts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import typer
 
 from iommud.address import Address
-from iommud.cli.options import Colour, DiffFormat
-from iommud.cli.output import Output, output_style
-from iommud.cli.showing import Machine
+from iommud.cli.options import Colour, DiffFormat, ShowFormat
+from iommud.cli.output import Output, emit, output_style
+from iommud.cli.showing import Machine, parsed_addresses, print_json, require_present
 from iommud.errors import visible
 from iommud.kernel import parse_release
 from iommud.model.acs import Override
+from iommud.verdict.report import Report
 from iommud.verdict.survey import parse_override
 from iommud.whatif.changes import (
     AddParameters,
@@ -121,9 +122,7 @@ def run_what_if(
     changes = wishes.changes()
     report = machine.report()
     if not report.judged:
-        why = visible(f"{report.source}: groups cannot be predicted: {report.usage_reason}")
-        print(f"iommud: {why}", file=sys.stderr)
-        return EXIT_UNDECIDED
+        return _not_judged(report)
     try:
         found = what_if(report, changes)
     except ImpossibleChangeError as error:
@@ -131,6 +130,37 @@ def run_what_if(
     with Output(output) as target:
         target.write(_rendered(found, format_, output, colour, verbose=verbose))
     return 0 if found.decided else EXIT_UNDECIDED
+
+
+_STATUSES = {"apart": 0, "merged": 0, "possible": 0, "impossible": 1, "undecided": 3, "no-group": 1}
+
+
+def show_separation(machine: Machine, texts: list[str], format_: ShowFormat, colour: Colour) -> int:
+    """Say what would put two functions into different groups; gives the exit status."""
+    from iommud.render.explain_data import explain_two_data
+    from iommud.render.separate import render_separation, separation_data
+    from iommud.whatif.separate import separate
+
+    addresses = parsed_addresses(texts)
+    if len(set(addresses)) != 2:
+        raise typer.BadParameter("--separate takes two functions")
+    report = machine.report()
+    require_present(report, addresses)
+    if not report.judged:
+        return _not_judged(report)
+    found = separate(report, addresses[0], addresses[1])
+    cmdline = None if report.analysis is None else report.analysis.snapshot.cmdline
+    if format_ is ShowFormat.JSON:
+        print_json({**explain_two_data(report, *addresses), "separate": separation_data(found, cmdline)})
+    else:
+        emit(render_separation(found, cmdline, style=output_style(colour)))
+    return _STATUSES[found.verdict.value]
+
+
+def _not_judged(report: Report) -> int:
+    why = visible(f"{report.source}: groups cannot be predicted: {report.usage_reason}")
+    print(f"iommud: {why}", file=sys.stderr)
+    return EXIT_UNDECIDED
 
 
 def _rendered(found: WhatIf, format_: DiffFormat, output: str | None, colour: Colour, *, verbose: bool) -> str:

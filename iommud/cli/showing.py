@@ -69,9 +69,9 @@ def show_explanation(machine: Machine, texts: list[str], format_: ShowFormat, co
     from iommud.render.explain import render_one, render_two
     from iommud.render.explain_data import explain_one_data, explain_two_data
 
-    addresses = _addresses(texts)
+    addresses = parsed_addresses(texts)
     report = machine.report()
-    _require_present(report, addresses)
+    require_present(report, addresses)
     style, names = output_style(colour), names_for([report])
     if len(addresses) == 1:
         data = explain_one_data(report, addresses[0])
@@ -82,7 +82,8 @@ def show_explanation(machine: Machine, texts: list[str], format_: ShowFormat, co
     return print_json(data) if format_ is ShowFormat.JSON else _print(text)
 
 
-def _addresses(texts: list[str]) -> list[Address]:
+def parsed_addresses(texts: list[str]) -> list[Address]:
+    """One or two addresses. Raises typer.BadParameter for anything else."""
     if len(texts) > 2:
         raise typer.BadParameter("one or two addresses, please")
     try:
@@ -91,7 +92,8 @@ def _addresses(texts: list[str]) -> list[Address]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _require_present(report: Report, addresses: list[Address]) -> None:
+def require_present(report: Report, addresses: list[Address]) -> None:
+    """Raise typer.BadParameter for a function that the machine does not have."""
     snapshot = report.analysis.snapshot if report.analysis else None
     present = {one.address for one in snapshot.functions} if snapshot else set()
     for address in addresses:
