@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The service in a full guest, from the command line: ``python -m tests.guest.service --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.guest.debian import Unavailable, cache_directory
+from tests.guest.service.page import page
+from tests.guest.service.run import NAMES, SUITES, run_session
+from tests.guest.service.session import decoded, encoded
+from tests.guest.supplies import Supplies
+
+PAGE = Path(__file__).parent.parent.parent.parent / "docs" / "guest-service.md"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the service in one suite; 0 when all checks hold, 1 when one fails, 3 if there is no guest to be had."""
+    options = _parser().parse_args(arguments)
+    keep = cache_directory() / "results"
+    try:
+        if not options.page:
+            results, figures = run_session(
+                Supplies(cache_directory()), options.suite, keep / f"service-{options.suite}", _say, options.only
+            )
+            failed = [one.name for one in results if not one.ok]
+            _say(f"{len(results)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+            if options.only:
+                return bool(failed)
+            (keep / f"service-{options.suite}.json").write_text(encoded(results, figures), encoding="utf-8")
+            if failed:
+                return 1
+    except Unavailable as error:
+        _say(f"no guest: {error}")
+        return 3
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    known = {suite: keep / f"service-{suite}.json" for suite in SUITES}
+    texts = {suite: path.read_text(encoding="utf-8") for suite, path in known.items() if path.exists()}
+    PAGE.write_text(page({suite: decoded(text) for suite, text in texts.items()}), encoding="utf-8")
+    _say(f"wrote {PAGE}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.guest.service", description="Check the service in a Debian guest with systemd."
+    )
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0], help="Debian's release in the guest")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help=f"checks with this in their name, of: {', '.join(NAMES)}"
+    )
+    parser.add_argument("--page", action="store_true", help="boot nothing: write the page from what is kept")
+    return parser
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
