@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench bench-causes bench-daemon image guest guest-matrix setup clean
+.PHONY: check demo format update-golden mutation bench bench-causes bench-daemon image guest guest-matrix guest-service setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -39,6 +39,10 @@ guest: setup ## boot six guests with real kernels under QEMU; fetched from Debia
 
 guest-matrix: setup ## boot every cell of the matrix, from where it was left, into docs/kernel-matrix.md (an hour or two)
 	.venv/bin/python -m tests.guest.run matrix
+
+guest-service: setup ## check the service in Debian guests with systemd, into docs/guest-service.md (an hour)
+	.venv/bin/python -m tests.guest.service --suite trixie
+	.venv/bin/python -m tests.guest.service --suite bookworm
 
 clean: ## remove all that the above has made
 	rm -rf .venv .cache mutants build dist
