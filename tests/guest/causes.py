@@ -38,7 +38,7 @@ REASONS = (
             "second function that sends under one stream over that of the first, and meets its own `BUG_ON()`. The "
             "task that probed the driver dies with its locks held, and whoever reads sysfs afterwards waits for ever. "
             "Since 5.13 the second function is refused instead ([smmuv3-stream-conflict](causes/"
-            "smmuv3-stream-conflict.md); commit cdf315f907d4)."
+            "smmuv3-stream-conflict.md)). `iommud defects smmuv3-stream-bug` tells more."
         ),
         lambda cell, result: (
             cell.iommu is Iommu.SMMUV3 and _tells(result, "Internal error: Oops - BUG", "arm_smmu_write_strtab_ent")

@@ -72,11 +72,13 @@ def class_of(result: Result) -> str:
         return "cannot run"
     if told.gave_no_answer(result):
         return "gave no answer"
+    if result.status == "no-iommu":
+        return "no IOMMU in use"
     if told.differs(result):
         return "the kernel differs from the model"
     if told.hot_plug_failed(result):
         return "hot plug without effect"
-    return "model = kernel" if result.agrees else "no IOMMU in use"
+    return "model = kernel"
 
 
 def _same_iommud(rows: Iterable[tuple[Cell, Result]]) -> Iterator[str]:

@@ -113,6 +113,7 @@ def test_whatever_is_no_agreement_needs_a_reason_that_the_guest_bears_out(
         (replace(good(A), notes=(NOTHING_CAME,)), "hot plug without effect"),
         (replace(good(A), notes=("host: no",)), "hot plug without effect"),
         (replace(good(A), status="no-iommu", agrees=None), "no IOMMU in use"),
+        (replace(good(A), status="no-iommu", agrees=True), "no IOMMU in use"),
         (replace(good(A), disagreements=("end/x",)), "inside and outside differ"),
         (ended(A, "unavailable"), "cannot run"),
         (ended(A, "panic"), "gave no answer"),
