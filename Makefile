@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Short names for the scripts; none of them needs make.
 
-.PHONY: check demo format update-golden mutation bench bench-causes bench-daemon image guest guest-matrix guest-service setup clean
+.PHONY: check demo format update-golden mutation fuzz bench bench-causes bench-daemon image guest guest-matrix guest-service setup clean
 
 check: ## the one gate: format, lint, types, tests, coverage
 	./test
@@ -21,6 +21,9 @@ update-golden: setup ## write the expected output anew; read the diff
 
 mutation: setup ## does a test notice every change of the decoding and grouping modules?
 	PATH="$(CURDIR)/.venv/bin:$$PATH" python tools/mutation.py $(MUTANTS)
+
+fuzz: ## search with a coverage-guided fuzzer for bytes that a reader does not withstand (docs/fuzzing.md; TARGETS=)
+	tools/fuzz.sh $(TARGETS)
 
 bench: setup ## time and memory on machines of up to 100,000 functions, into docs/performance.md (needs lspci)
 	.venv/bin/python -m tools.bench.run --write
