@@ -22,6 +22,7 @@ from iommud.model.quirks import AcsRule, Quirks
 from iommud.pci import Gap
 from iommud.snapshot import Complaint
 from iommud.sysfs import take_snapshot
+from iommud.verdict.expectation import Expectation, with_deviations
 from iommud.verdict.reasons import GAP_TEXTS, REMEDIES
 from tests.unpacking import unpack
 
@@ -223,14 +224,20 @@ EXAMPLES: dict[Kind, tuple[str, Callable[[Path], None]]] = {
     Kind.UNISOLATED: ("6.12-amd64-intel-switch-q7.2", as_captured),
     Kind.INCONSISTENT: ("6.12-amd64-intel-seed-rp-q7.2", without_a_membership),
     Kind.UNDECIDABLE: ("6.12-amd64-intel-seed-rp-q7.2", read_without_root),
+    Kind.UNEXPECTED: ("6.12-amd64-intel-seed-q7.2", as_captured),
 }
+WANTED = "02:00.0\n"
 
 
 def example_of(kind: Kind, directory: Path) -> Report:
     name, change = EXAMPLES[kind]
     machine = unpacked(name, directory)
     change(machine)
-    return check(read_sysfs(str(machine)))
+    report = check(read_sysfs(str(machine)))
+    if kind is not Kind.UNEXPECTED:
+        return report
+    assert not report.findings
+    return with_deviations(report, Expectation.of_list(WANTED, "wanted.txt"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

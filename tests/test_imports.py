@@ -63,6 +63,7 @@ LAYERS = (
     ("verdict.state", PURE),
     ("verdict.circumstances", PURE),
     ("verdict.difference", PURE),
+    ("verdict.expectation", PURE),
     ("whatif.*", PURE),
     ("redact_config", PURE),
     ("decompress", PURE),

@@ -97,6 +97,10 @@ def check(
     require_iommu: Annotated[
         bool, typer.Option("--require-iommu", help="A machine without an IOMMU in use gives status 1.")
     ] = False,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="FILE", help="Wanted groups, a JSON report or a list: others are findings."),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", "-j", min=1, metavar="N", help="Sources checked at once; default: all cores."),
@@ -110,6 +114,11 @@ def check(
     from iommud.cli.checking import CheckOptions, run_check, selection
     from iommud.cli.output import output_style
 
+    expectation = None
+    if expect is not None:
+        from iommud.cli.expecting import read_expectation
+
+        expectation = read_expectation(expect)
     options = CheckOptions(
         sysfs=sysfs,
         procfs=procfs,
@@ -117,6 +126,7 @@ def check(
         format=format_,
         selection=selection(only or [], ignore or [], fail_on),
         require_iommu=require_iommu,
+        expectation=expectation,
         wake=wake,
         verbose=verbose,
         quiet=quiet,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from iommud.names import Names
     from iommud.render.style import Style
+    from iommud.verdict.expectation import Expectation
 
 _WORTH_A_PROCESS = 4
 """Fewer sources than this are faster checked one after the other than processes are started."""
@@ -50,6 +51,7 @@ class CheckOptions:
     format: CheckFormat
     selection: Selection
     require_iommu: bool
+    expectation: Expectation | None = None
     wake: bool
     verbose: bool
     quiet: bool
@@ -205,6 +207,10 @@ def _result(source: str | None, options: CheckOptions) -> Result:
         report = check_sysfs(source, sysfs=options.sysfs, procfs=options.procfs, kernel=kernel, wake=options.wake)
     except SourceError as error:
         return Failure(source or "this machine", str(error))
+    if options.expectation is not None:
+        from iommud.verdict.expectation import with_deviations
+
+        report = with_deviations(report, options.expectation)
     return report.filtered(options.selection.only, options.selection.ignored)
 
 

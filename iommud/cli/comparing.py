@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import stat
 import sys
 from dataclasses import dataclass, replace
 
@@ -14,6 +10,7 @@ import typer
 
 from iommud.cli.options import Colour, DiffFormat
 from iommud.cli.output import Output, output_style
+from iommud.cli.reports import is_report, read_report
 from iommud.cli.showing import Machine
 from iommud.errors import SourceError
 from iommud.verdict.difference import Difference, compare
@@ -22,9 +19,6 @@ from iommud.verdict.state import State
 EXIT_SAME = 0
 EXIT_DIFFERENT = 1
 EXIT_TROUBLE = 2
-
-_LARGEST = 256 << 20
-"""Bytes of a JSON report; one of 100,000 functions has about 30 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,59 +68,6 @@ def _rendered(difference: Difference, options: DiffOptions) -> str:
 
 def _state(source: str | None, here: Machine) -> State:
     """Read one side: a JSON report if it looks like one, else a machine. Raises SourceError if it is neither."""
-    if source is not None and _is_report(source):
-        return _reported(source)
+    if source is not None and is_report(source):
+        return read_report(source)
     return State.of(replace(here, source=source).report())
-
-
-def _is_report(source: str) -> bool:
-    """Whether the first byte that is no white space begins an object, as no archive does."""
-    try:
-        begin = _peeked() if source == "-" else _begin(source)
-    except OSError as error:
-        raise SourceError(source, error.strerror or str(error)) from error
-    return begin.lstrip().startswith(b"{")
-
-
-_PEEKED = 64
-
-
-def _peeked() -> bytes:
-    """What standard input begins with, which stays there to be read."""
-    stream = sys.stdin.buffer
-    return stream.peek(_PEEKED) if isinstance(stream, io.BufferedReader) else b""
-
-
-def _begin(path: str) -> bytes:
-    """The first bytes of a regular file, nothing of what is none: reading from a pipe would take them from it."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a name from the command line, used as it is
-        return b""
-    with open(path, "rb") as file:  # noqa: PTH123 - see above
-        return file.read(_PEEKED)
-
-
-def _reported(source: str) -> State:
-    try:
-        return State.of_document(json.loads(_content(source)), source)
-    except OSError as error:
-        raise SourceError(source, error.strerror or str(error)) from error
-    except RecursionError as error:
-        raise SourceError(source, "nested too deeply for a report") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(source, "a JSON report that is no UTF-8") from error
-    except json.JSONDecodeError as error:
-        several = " (reports of several sources are compared one by one)" if error.msg == "Extra data" else ""
-        raise SourceError(source, f"no JSON: {error}{several}") from error
-    except ValueError as error:
-        raise SourceError(source, str(error)) from error
-
-
-def _content(source: str) -> bytes:
-    if source == "-":
-        content = sys.stdin.buffer.read(_LARGEST + 1)
-    else:
-        with open(source, "rb") as file:  # noqa: PTH123 - see above
-            content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise ValueError(f"larger than {_LARGEST >> 20} MiB, which no report is")
-    return content

@@ -54,6 +54,10 @@ MEANINGS: Mapping[Kind, str] = {
         "Facts that decide the expected groups could not be read. What is missing, and how to get it, stands with "
         "the finding."
     ),
+    Kind.UNEXPECTED: (
+        "The groups are not those that somebody wrote down for this machine. Whether the kernel is right is another "
+        "question: other findings answer it."
+    ),
 }
 """Each kind of finding in two sentences; its own page in the documentation tells the rest."""
 

@@ -189,6 +189,13 @@ def _undecidable(_view: View, finding: Finding) -> str:
     return f"The expected groups hinge on facts about {number} that could not be read."
 
 
+def _unexpected(view: View, finding: Finding) -> str:
+    if not finding.devices:
+        return "No function of a wanted group is on this machine."
+    verb = "is" if len(finding.devices) == 1 else "are"
+    return f"{_places(view, finding.devices)} {verb} not grouped as wanted."
+
+
 _HEADLINES: dict[Kind, Callable[[View, Finding], str]] = {
     Kind.ALIAS_SPLIT: _alias_split,
     Kind.ISOLATION_SPLIT: _isolation_split,
@@ -198,6 +205,7 @@ _HEADLINES: dict[Kind, Callable[[View, Finding], str]] = {
     Kind.UNISOLATED: _unisolated,
     Kind.INCONSISTENT: _inconsistent,
     Kind.UNDECIDABLE: _undecidable,
+    Kind.UNEXPECTED: _unexpected,
 }
 
 

@@ -29,6 +29,8 @@ class Kind(enum.StrEnum):
     """Sysfs contradicts itself."""
     UNDECIDABLE = "undecidable"
     """The snapshot lacks a fact that the rule needs."""
+    UNEXPECTED = "unexpected"
+    """The kernel's groups are not those that ``check --expect`` names."""
 
 
 class Severity(enum.StrEnum):
@@ -83,7 +85,7 @@ class Finding:
             return self.subject == "override"
         if self.kind is Kind.UNDECIDABLE:
             return not self.devices
-        return self.kind is not Kind.INCONSISTENT
+        return self.kind not in (Kind.INCONSISTENT, Kind.UNEXPECTED)
 
 
 def _digest(text: str) -> int:
