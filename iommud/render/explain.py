@@ -49,7 +49,7 @@ def render_one(data: Data, *, style: Style, names: Naming | None = None) -> str:
     address = data["function"]["address"]
     shared = [f"{one['address']}  as {one['requester_id']}" for one in data["shared_with"]]
     senders = data["requester_ids"]
-    lines = [*_head(data["function"], names, style), *_expected(data["function"], style), *_iommu(senders, style)]
+    lines = [*_head(data["function"], names, style), *_expected(data["function"], style), *_iommu(data, style)]
     lines += _section("Requester IDs", [_requester_id(one, address, senders[0]["iommu"]) for one in senders], style)
     lines += _section("Shared with", shared, style)
     lines += _section("Same ID at the IOMMU", [_same_id(one) for one in data["same_iommu_id"]], style)
@@ -138,14 +138,19 @@ def _expected(facts: Data, style: Style) -> Iterator[str]:
     yield from style.wrapped(f"{text}{doubt}", first="  expected   ")
 
 
-def _iommu(senders: Sequence[Data], style: Style) -> Iterator[str]:
-    """Who serves the function's own requester ID, or why nothing does; nothing where no table at hand tells."""
-    own = senders[0]
+def _iommu(data: Data, style: Style) -> Iterator[str]:
+    """Who serves the function's own requester ID, or why nothing does; nothing where neither table nor sysfs tells."""
+    own, instance = data["requester_ids"][0], data["iommu_instance"]
     if own["iommu"] is not None:
         text = f"{_unit(own['iommu'])} ({own['iommu']['table']}: {own['firmware']})"
-        yield from style.wrapped(style.clean(text), first="  iommu      ")
+    elif instance is not None:
+        # No table is at hand, or it says nothing of this function, which the driver serves all the same.
+        text = f"{instance} (sysfs lists the function below it)"
     elif own["firmware"] is not None:
-        yield from style.wrapped(style.clean(f"none: {own['firmware']}"), first="  iommu      ")
+        text = f"none: {own['firmware']}"
+    else:
+        return
+    yield from style.wrapped(style.clean(text), first="  iommu      ")
 
 
 def _unit(iommu: Data) -> str:

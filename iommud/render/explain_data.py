@@ -13,7 +13,7 @@ from iommud.model.groups import GroupingModel, Tie
 from iommud.render.view import View
 from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Kind
-from iommud.verdict.firmware_words import firmware_alias, instance_of, kept_memory, remarks
+from iommud.verdict.firmware_words import firmware_alias, instance_of, kept_memory, listed_instance, remarks
 from iommud.verdict.reasons import Explainer, acs_text
 from iommud.verdict.report import Report
 from iommud.verdict.service import Served, Service
@@ -91,6 +91,7 @@ class _Explanation:
         return {
             **self._head(),
             "function": self._facts(function),
+            "iommu_instance": listed_instance(self.service, function),
             "requester_ids": [*self._requester_ids(function)],
             "shared_with": [*self._shared_with(function)],
             "same_iommu_id": [*self._same_iommu_id(function)],

@@ -153,15 +153,20 @@ def firmware_alias(service: Service, function: PciFunction) -> Address | None:
     return Address.from_requester_id(address.domain, alias)
 
 
+def listed_instance(service: Service, function: PciFunction) -> str | None:
+    """The entry of ``/sys/class/iommu`` below which sysfs lists a function; None: none does."""
+    instances = (service.snapshot.iommus or {}).items()
+    listed = (name for name, functions in instances if function.address in functions)
+    return function.iommu or next(listed, None)
+
+
 def instance_of(service: Service, function: PciFunction, served: Served) -> str | None:
     """The entry of ``/sys/class/iommu`` behind the IOMMU that serves a function; None: there is none, or none is told.
 
     Where sysfs lists the function below an entry, that is it; else the driver's own way of naming tells.
     """
-    instances = service.snapshot.iommus
-    listed = (name for name, functions in (instances or {}).items() if function.address in functions)
-    found = function.iommu or next(listed, None)
+    found = listed_instance(service, function)
     own = service.answer(function, function.address)
     if found is not None and isinstance(own, Served) and own.unit == served.unit:
         return found
-    return served.unit.instance if instances is not None and served.unit.instance in instances else None
+    return served.unit.instance if served.unit.instance in (service.snapshot.iommus or ()) else None

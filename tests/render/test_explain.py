@@ -202,6 +202,18 @@ def test_reserved_memory_and_what_firmware_adds_are_told() -> None:
     assert {one["table"] for one in data["firmware"]} == {"DMAR"}
 
 
+def test_without_tables_sysfs_tells_the_iommu() -> None:
+    functions = (function("00:03.0", config(PortType.ENDPOINT)), function("00:04.0", config(PortType.ENDPOINT)))
+    snapshot = replace(machine(*functions, groups="00:03.0 | 00:04.0"), iommus={"dmar3": (at("00:03.0"),)})
+    report = check(snapshot)
+
+    assert explain_one_data(report, at("00:03.0"))["iommu_instance"] == "dmar3"
+    assert "  iommu      dmar3 (sysfs lists the function below it)\n" in explain_one(
+        report, at("00:03.0"), style=Style()
+    )
+    assert "\n  iommu" not in explain_one(report, at("00:04.0"), style=Style())
+
+
 def test_a_bridge_that_takes_requests_shares_them_with_those_below() -> None:
     data = explain_one_data(report_of(SMMU), at("01:00.0"))
 
