@@ -92,6 +92,14 @@ KNOWN = {
     "6.12-arm64-smmuv3-seed-rp-q7.2": Expected(without="00:00.0"),
     "6.12-arm64-smmuv3-two-e1000-rp-acpi-q7.2": Expected((ungrouped("02:02.0"),), "00:00.0", "02:02.0"),
     "6.12-arm64-virtio-seed-q7.2": Expected((ungrouped("02:01.0"),), "00:00.0 00:01.0", "02:01.0"),
+    "6.16-amd64-virtio-two-nics-1-2-q7.2": Expected(
+        wrong=(Wrong("no-groups", "critical", f"{GUEST} 02:01.0 02:02.0"),),
+        without="00:01.0",
+        ungrouped=f"{GUEST} 02:01.0 02:02.0",
+    ),
+    "6.16.3-amd64-virtio-founding-q7.2": Expected(
+        wrong=(Wrong("no-groups", "critical", f"{GUEST} 02:00.0"),), without="00:01.0", ungrouped=f"{GUEST} 02:00.0"
+    ),
     "6.1bug-amd64-virtio-at-0x3-seed-vga-builtin-q7.2": Expected(THREAD, "00:00.0 00:01.0 00:03.0", "01:00.0"),
     "6.1bug-amd64-virtio-seed-builtin-q7.2": Expected(THREAD, "00:00.0 00:01.0", "01:00.0"),
     "6.1fix-amd64-virtio-seed-builtin-q7.2": Expected(

@@ -115,7 +115,7 @@ def _tell_unknown(facts: Facts, refused: frozenset[Address], proof: Proof) -> Te
 
 
 def _pass_abandoned(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
-    if finding.kind is Kind.NO_GROUPS and facts.kernel.at_least(6, 18):
+    if finding.kind is Kind.NO_GROUPS and facts.kernel.at_least(6, 15):
         yield Hypothesis(CauseId.PASS_ABANDONED, World(abandons=True), lambda _proof: _tell_abandoned(facts))
 
 

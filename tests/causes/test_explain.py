@@ -108,6 +108,11 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         lambda: seen(thread(kernel="6.18"), iommu=VIRTIO, tables=VIOT),
     ),
     (
+        CauseId.PASS_ABANDONED,
+        lambda: seen(two_nics("6.16.12"), iommu=VIRTIO, tables=VIOT),
+        lambda: seen(two_nics("6.14"), iommu=VIRTIO, tables=VIOT),
+    ),
+    (
         CauseId.LATE_ACS,
         lambda: seen(port_and_nic(ON, "6.12.80"), "00:02.0 01:00.0"),
         lambda: seen(port_and_nic(ON, "6.12.83"), "00:02.0 01:00.0"),
