@@ -48,7 +48,7 @@ def run(
             "--state-directory",
             metavar="DIR",
             envvar="IOMMUD_STATE_DIRECTORY",
-            help="Where to keep what is known, to tell after a reboot what changed.",
+            help="Where to keep what is known, to tell after a reboot what changed; made if missing.",
         ),
     ] = None,
     accept_file: Annotated[
@@ -159,13 +159,39 @@ def status(
     where: Annotated[
         str | None, typer.Argument(metavar="[URL]", help="http://host:port, https://host:port or unix:/path.")
     ] = None,
+    client_certificate: Annotated[
+        str | None,
+        typer.Option(
+            "--web.client-cert-file", metavar="FILE", help="Show a daemon that asks for one this certificate (PEM)."
+        ),
+    ] = None,
+    client_key: Annotated[
+        str | None, typer.Option("--web.client-key-file", metavar="FILE", help="Its key (PEM), if not in that file.")
+    ] = None,
+    authorities: Annotated[
+        str | None,
+        typer.Option(
+            "--web.tls-ca-file",
+            metavar="FILE",
+            help="Trust a daemon certified by these, not by the system's authorities.",
+        ),
+    ] = None,
     runtime_directory: RUNTIME_DIRECTORY = None,
     stale_after: STALE_AFTER = None,
 ) -> int:
     """Print what the running daemon has found, and how old that is; fails as check does, with 4 if it is stale."""
     from iommud.cli.daemon import duration
-    from iommud.cli.status import show_status
+    from iommud.cli.status import ClientTls, Place, show_status
 
+    tls = ClientTls(client_certificate, client_key, authorities)
+    try:
+        place = None if where is None else Place.of(where)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="URL") from error
+    if tls != ClientTls() and (place is None or not place.secure):
+        raise typer.BadParameter("certificates are for a URL that begins with https://")
+    if client_key is not None and client_certificate is None:
+        raise typer.BadParameter("--web.client-key-file needs --web.client-cert-file")
     return show_status(
-        where, runtime_directory, None if stale_after is None else duration(stale_after, "--stale-after")
+        place, runtime_directory, None if stale_after is None else duration(stale_after, "--stale-after"), tls
     )

@@ -22,7 +22,7 @@ from iommud.errors import IommudError, visible
 from iommud.render.age import age_line
 from iommud.verdict.report import EXIT_UNREADABLE
 
-__all__ = ["show_status"]
+__all__ = ["ClientTls", "Place", "show_status"]
 
 _TIMEOUT = 10.0
 _LARGEST = 64 << 20
@@ -30,6 +30,65 @@ _LARGEST = 64 << 20
 
 class StatusError(IommudError):
     """A daemon that cannot be asked; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """What the client of a daemon with TLS brings along, in PEM."""
+
+    certificate: str | None = None
+    key: str | None = None
+    """None: it lies in the certificate's file."""
+    authorities: str | None = None
+    """Of the daemon's certificate; None: those that the system trusts."""
+
+    def context(self) -> ssl.SSLContext:
+        """Raises StatusError for files that cannot be read or hold no such thing."""
+        for file in (self.certificate, self.key, self.authorities):
+            _readable(file)
+        try:
+            context = ssl.create_default_context(cafile=self.authorities)
+        except ssl.SSLError as error:
+            raise StatusError(f"{visible(str(self.authorities))}: holds no certificate in PEM") from error
+        try:
+            if self.certificate is not None:
+                # An empty password instead of none, for OpenSSL would ask on the terminal for that of a locked key.
+                context.load_cert_chain(self.certificate, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            names = ", ".join(visible(one) for one in (self.certificate, self.key) if one)
+            raise StatusError(f"{names}: no certificate with its unlocked key") from error
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a daemon serves: a Unix socket, or a host with a port."""
+
+    url: str
+    unix: str | None = None
+    host: str = ""
+    port: int | None = None
+    path: str = ""
+    secure: bool = False
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        """Read a URL, or a host with its port. Raises ValueError for anything else."""
+        if url.startswith("unix:"):
+            return cls(url, unix=url.removeprefix("unix:"))
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no URL such as http://127.0.0.1:9798 or unix:/run/iommud.sock")
+        path = parts.path.rstrip("/").removesuffix("/report.txt")
+        return cls(url, host=parts.hostname, port=parts.port, path=path, secure=parts.scheme == "https")
+
+    def connection(self, tls: ClientTls) -> http.client.HTTPConnection:
+        """Raises StatusError for files that make no client."""
+        if self.unix is not None:
+            return _UnixConnection(self.unix)
+        if self.secure:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=_TIMEOUT, context=tls.context())
+        return http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +102,13 @@ class Answer:
     """Age in seconds from which the daemon itself calls it stale."""
 
 
-def show_status(where: str | None, runtime_directory: str | None, stale_after: float | None) -> int:
-    """Print the report of the daemon that runs at a URL, or that writes into a directory; 4 for none or a stale one.
+def show_status(where: Place | None, runtime_directory: str | None, stale_after: float | None, tls: ClientTls) -> int:
+    """Print the report of the daemon that runs at a place, or that writes into a directory; 4 for none or a stale one.
 
     It is stale at the age given, or at the one that its daemon says.
     """
     try:
-        answer = _asked(where, runtime_directory)
+        answer = _asked(where, runtime_directory, tls)
     except IommudError as error:
         print(f"iommud: {error}", file=sys.stderr)
         return EXIT_UNREADABLE
@@ -61,9 +120,9 @@ def show_status(where: str | None, runtime_directory: str | None, stale_after: f
     return EXIT_UNREADABLE if stale else answer.exit_status
 
 
-def _asked(where: str | None, runtime_directory: str | None) -> Answer:
+def _asked(where: Place | None, runtime_directory: str | None, tls: ClientTls) -> Answer:
     if where is not None:
-        return _from_url(where)
+        return _from_server(where, tls)
     if runtime_directory is not None:
         return _from_directory(Path(runtime_directory))
     try:
@@ -71,7 +130,7 @@ def _asked(where: str | None, runtime_directory: str | None) -> Answer:
     except PublicationError as error:
         # Under systemd only the web server may look into the directory.
         try:
-            return _from_url(f"http://{DEFAULT_ADDRESS}")
+            return _from_server(Place.of(f"http://{DEFAULT_ADDRESS}"), tls)
         except StatusError as second:
             raise StatusError(f"no daemon answers: {error}; {second}") from second
 
@@ -81,10 +140,10 @@ def _from_directory(directory: Path) -> Answer:
     return Answer(found.text.decode("utf-8", "replace"), found.taken_at, found.exit_status, found.stale_after)
 
 
-def _from_url(url: str) -> Answer:
+def _from_server(place: Place, tls: ClientTls) -> Answer:
+    url, connection = place.url, place.connection(tls)
     try:
-        connection, path = _connection(url)
-        connection.request("GET", f"{path}/report.txt", headers={"Accept": "text/plain"})
+        connection.request("GET", f"{place.path}/report.txt", headers={"Accept": "text/plain"})
         response = connection.getresponse()
         body = response.read(_LARGEST)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -104,17 +163,14 @@ def _from_url(url: str) -> Answer:
     return Answer(text, taken_at, exit_status, -math.inf if stale else math.inf)
 
 
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
-    if url.startswith("unix:"):
-        return _UnixConnection(url.removeprefix("unix:")), ""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("no URL such as http://127.0.0.1:9798 or unix:/run/iommud.sock")
-    path = parts.path.rstrip("/").removesuffix("/report.txt")
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_TIMEOUT, context=context), path
-    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT), path
+def _readable(path: str | None) -> None:
+    """Raises StatusError, which says more than OpenSSL does."""
+    if path is None:
+        return
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise StatusError(f"{visible(path)}: {error.strerror}") from error
 
 
 class _UnixConnection(http.client.HTTPConnection):

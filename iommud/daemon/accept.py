@@ -41,6 +41,13 @@ class AcceptRule:
     severity: Severity = Severity.CRITICAL
     """The worst that is accepted."""
 
+    @property
+    def about(self) -> str:
+        """What it accepts, in one line: an id, or a kind with its functions."""
+        if self.id is not None:
+            return self.id
+        return " ".join((str(self.kind), *map(str, sorted(self.addresses))))
+
     def covers(self, finding: Finding, today: date) -> bool:
         """Whether the finding is accepted by this entry on that day."""
         if today > self.expires or finding.severity.rank < self.severity.rank:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from iommud.address import Address
@@ -35,6 +35,9 @@ from iommud.verdict.report import Failure, Report
 
 __all__ = ["Look", "Rebuilder", "since_boot"]
 
+
+_RUNTIME_MODE, _STATE_MODE = 0o755, 0o700
+"""Of directories that are made: reports are for others to read, what is remembered is not."""
 
 _CLOCK_WAS_SET = 1.0
 """Seconds that the two clocks do not drift apart by themselves."""
@@ -94,6 +97,12 @@ class Rebuilder:
         self._read_at = 0.0
         self._problem: str | None = None
         self._write_problems: dict[Path, str] = {}
+        self._expired: frozenset[AcceptRule] = frozenset()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the machine could not be read at the last attempt; None if it could."""
+        return self._problem
 
     def remember(self) -> None:
         """Take up what was known at the last run, for the first report to be compared with."""
@@ -143,7 +152,9 @@ class Rebuilder:
         snapshot = self._reader.snapshot(look.touched, full=look.full)
         if self._judged is None or not _same(self._judged[0], snapshot):
             self._judged = (snapshot, check(snapshot, kernel=self._kernel, evidence=self._reader.with_evidence))
-        report = accept(self._judged[1], look.rules, datetime.now(tz=UTC).date())
+        today = datetime.now(tz=UTC).date()
+        self._tell_expired(look.rules, today)
+        report = accept(self._judged[1], look.rules, today)
         if look.notes:
             report = replace(report, notes=(*report.notes, *look.notes))
         # The same object again lets nothing be rendered anew.
@@ -158,6 +169,14 @@ class Rebuilder:
         for change in what_changed(self._known, known):
             log_event(change.level, change.message, **change.fields)
         self._known = known
+
+    def _tell_expired(self, rules: Collection[AcceptRule], today: date) -> None:
+        """Each acceptance that is over is told once, whether there is a finding that it would accept or not."""
+        expired = frozenset(one for one in rules if today > one.expires)
+        for rule in sorted(expired - self._expired, key=lambda one: (one.expires, one.about)):
+            day = rule.expires.isoformat()
+            log_event(logging.WARNING, "acceptance has expired", about=rule.about, expired=day, reason=rule.reason)
+        self._expired = expired
 
     def _failed(self, problem: str, *, trace: bool = False) -> None:
         self._tally.snapshot_errors += 1
@@ -188,18 +207,19 @@ class Rebuilder:
             return  # a report of an earlier run says more than that there is none now
         metrics, openmetrics = expositions(self._collector)
         complete, directory = with_activity(publication, metrics, openmetrics), self._runtime
-        self._written(directory, lambda: save(complete, directory))
+        self._written(directory, _RUNTIME_MODE, lambda: save(complete, directory))
 
     def _save_state(self) -> None:
         directory, known = self._state, self._known
         if directory is None or known is None or known == self._saved:
             return
-        if self._written(directory, lambda: save_state(known, directory)):
+        if self._written(directory, _STATE_MODE, lambda: save_state(known, directory)):
             self._saved = known
 
-    def _written(self, directory: Path, write: Callable[[], None]) -> bool:
-        """Write, or count that it failed; each problem is told once."""
+    def _written(self, directory: Path, mode: int, write: Callable[[], None]) -> bool:
+        """Write into a directory, which is made if missing, or count that it failed; each problem is told once."""
         try:
+            _make(directory, mode)
             write()
         except OSError as error:
             self._tally.state_write_errors += 1
@@ -211,6 +231,12 @@ class Rebuilder:
         if self._write_problems.pop(directory, None) is not None:
             log_event(logging.INFO, "writing works again", directory=str(directory))
         return True
+
+
+def _make(directory: Path, mode: int) -> None:
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(mode)  # the umask of a service may hide it from the one that serves
 
 
 def _same(one: Snapshot, other: Snapshot) -> bool:

@@ -35,6 +35,8 @@ _TICK = 5.0
 _FIRST_RETRY, _LAST_RETRY = 1.0, 30.0
 """Seconds to wait after a failure, twice as long after each further one."""
 _CLOCK_WAS_SET = 1.0
+_LONG_LOOK = 20.0
+"""Seconds that the first look may take unnoticed; the unit's TimeoutStartSec is 45."""
 _PATIENCE = 1.0
 """Seconds that the worker gets to end what it is at, when the daemon stops."""
 
@@ -83,11 +85,13 @@ class CollectorService:
         self._ready = False
         self._reloading = False
         self._stopped = False
+        self._told_of_first = False
         self._clocks = _clock_offset()
 
     def start(self) -> None:
         """Begin to watch, and look at once."""
         self._load_rules()
+        self._notifier.status("reading the machine for the first time")
         self._sources.start()
         self._submit_first()
         self._was_up = dict.fromkeys(self._sources.up(), True)
@@ -209,9 +213,13 @@ class CollectorService:
             self.trigger("retry", full=True)
 
     def _tell_manager(self) -> None:
-        """Ready after the first report and after each reload, also if that has found the machine unreadable."""
+        """Ready after the first report and after each reload, also if that has found the machine unreadable.
+
+        Before there is one the status alone says why, for as long as the manager waits.
+        """
         status = self._rebuilder.status
         if status is None:
+            self._notifier.status(f"no report yet: cannot read the machine: {self._rebuilder.problem or 'unknown'}")
             return
         if not self._rebuilder.readable:
             status = f"cannot read the machine; last report: {status}"
@@ -240,9 +248,16 @@ class CollectorService:
         if self._stopped:
             return
         self._sources.check()
+        self._watch_first_look()
         self._watch_sources()
         self._watch_clock()
         self._loop.call_later(_TICK, self._tick)
+
+    def _watch_first_look(self) -> None:
+        """Say so if it does not end, before a service manager gives up and nobody knows why."""
+        if self._rebuilder.status is None and self._worker.busy_for > _LONG_LOOK and not self._told_of_first:
+            self._told_of_first = True
+            log_event(logging.WARNING, "the first look at the machine does not end", seconds=int(self._worker.busy_for))
 
     def _watch_sources(self) -> None:
         up = dict(self._sources.up())

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
 from iommud.daemon.publication import Board, load
 from tests.cli.running import command, environment, run
@@ -57,6 +59,27 @@ def test_run_becomes_the_daemon_in_its_own_process(capture: Capture, tmp_path: P
     assert asked.stdout.startswith("ok: nothing wrong; 7 functions in 4 groups")
 
 
+def test_directories_that_are_missing_are_made_with_their_modes(capture: Capture, tmp_path: Path) -> None:
+    runtime, state = tmp_path / "new/run", tmp_path / "new/state"
+    where = ["--runtime-directory", str(runtime), "--state-directory", str(state)]
+    with started("run", "--no-web", *machine_options(capture), *where):
+        eventually((runtime / "publication.json").exists)
+        eventually((state / "state.json").exists)
+
+    assert [one.stat().st_mode & 0o777 for one in (runtime, state)] == [0o755, 0o700]
+
+
+def test_a_directory_that_cannot_be_made_is_told_in_one_line(capture: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    where = ["--runtime-directory", str(tmp_path / "file/run"), "--log.format", "logfmt"]
+    with started("run", "--no-web", *machine_options(capture), *where) as process:
+        assert process.stderr is not None
+        line = next(one for one in process.stderr if "cannot write" in one)
+
+    assert f"directory={tmp_path}/file/run" in line
+    assert 'error="Not a directory"' in line
+
+
 def test_options_may_come_from_the_environment(capture: Capture, tmp_path: Path) -> None:
     variables = {"IOMMUD_RUNTIME_DIRECTORY": str(tmp_path), "IOMMUD_STATE_DIRECTORY": str(tmp_path)}
     with started("run", "--no-web", *machine_options(capture), **variables):
@@ -89,6 +112,12 @@ def test_serve_needs_nothing_of_the_machine(capture: Capture, tmp_path: Path) ->
         (["serve", "--stale-after", "never"], "is no duration"),
         (["serve", "--web.listen-address", "unix:relative"], "needs an absolute path"),
         (["status", "--stale-after", "-1"], "is no duration"),
+        (["status", "ftp://host"], "'ftp://host' is no URL such as"),
+        (["status", "http://127.0.0.1:port"], "Port could not be cast"),
+        (["status", "http://127.0.0.1:123456"], "Port out of range"),
+        (["status", "--web.tls-ca-file", "x"], "are for a URL that begins with https://"),
+        (["status", "http://host", "--web.client-cert-file", "x"], "are for a URL that begins with https://"),
+        (["status", "https://host", "--web.client-key-file", "x"], "needs --web.client-cert-file"),
     ],
 )
 def test_wrong_options_are_wrong_usage_and_named(arguments: list[str], problem: str) -> None:
@@ -147,8 +176,6 @@ def test_a_stale_report_is_printed_and_fails(capture: Capture, tmp_path: Path) -
         (["http://127.0.0.1:9"], "http://127.0.0.1:9: Connection refused"),
         (["127.0.0.1:9"], "127.0.0.1:9: Connection refused"),
         (["unix:/nowhere"], "unix:/nowhere: No such file or directory"),
-        (["ftp://host"], "ftp://host: no URL such as"),
-        (["http://127.0.0.1:port"], "http://127.0.0.1:port: "),
         (["--runtime-directory", "/nowhere"], "/nowhere: no report has been published here"),
     ],
 )
@@ -158,6 +185,50 @@ def test_a_daemon_that_does_not_answer_is_one_line_and_status_4(arguments: list[
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith(f"iommud: {problem}")
     assert done.stderr.count("\n") == 1
+
+
+def test_status_shows_a_certificate_to_a_daemon_that_wants_one(capture: Capture, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    files = {name: str(tmp_path / name) for name in ("ca", "server", "client", "client-key")}
+    authority.cert_pem.write_to_path(files["ca"])
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(files["server"])
+    mine = authority.issue_cert("scraper")
+    mine.private_key_pem.write_to_path(files["client-key"])
+    mine.cert_chain_pems[0].write_to_path(files["client"])
+    tls: dict[str, Any] = {"tls_certificate": files["server"], "tls_key": files["server"], "tls_client_ca": files["ca"]}
+    trust, shown = ["--web.tls-ca-file", files["ca"]], ["--web.client-cert-file", files["client"]]
+    with daemon(capture, runtime_directory=str(tmp_path), **tls) as running:
+        eventually((tmp_path / "publication.json").exists)
+        url = f"https://{running.target}"
+        known = run("status", url, *trust, *shown, "--web.client-key-file", files["client-key"])
+        unknown = run("status", url, *trust)
+        distrusted = run("status", url)
+        keyless = run("status", url, *trust, *shown)
+
+    assert (known.returncode, known.stderr) == (0, "")
+    assert known.stdout.startswith("ok: nothing wrong")
+    assert [one.returncode for one in (unknown, distrusted, keyless)] == [4, 4, 4]
+    assert "certificate" in distrusted.stderr
+    assert keyless.stderr == f"iommud: {files['client']}: no certificate with its unlocked key\n"
+    assert unknown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "problem"),
+    [
+        ("--web.tls-ca-file", None, "No such file or directory"),
+        ("--web.tls-ca-file", "nothing", "holds no certificate in PEM"),
+        ("--web.client-cert-file", "nothing", "no certificate with its unlocked key"),
+    ],
+)
+def test_files_that_make_no_client_are_one_line_and_status_4(
+    tmp_path: Path, option: str, content: str | None, problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "file").write_text(content)
+    done = run("status", "https://127.0.0.1:9", option, str(tmp_path / "file"))
+
+    assert (done.returncode, done.stderr) == (4, f"iommud: {tmp_path}/file: {problem}\n")
 
 
 def test_a_server_that_has_no_report_yet_is_one_line_and_status_4(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import resource
@@ -15,7 +16,10 @@ from typing import Any
 
 import pytest
 
-from iommud.daemon.publication import load
+from iommud.daemon import service
+from iommud.daemon.notify import Notifier
+from iommud.daemon.publication import Board, load
+from iommud.daemon.settings import Settings
 from iommud.daemon.state import FILE, StateError, load_state
 from tests.daemon.daemons import SECOND_VICTIM, VICTIM, Capture, Daemon, Manager, daemon, eventually
 
@@ -148,11 +152,35 @@ def test_a_machine_that_cannot_be_read_at_first_is_waited_for(capture: Capture, 
         eventually(lambda: running.metrics().get("iommud_source_up") == 0)
         assert running.metrics()["iommud_check_status{status=error}"] == 1
         assert "cannot be listed" in running.get("/report.txt")[1] or "No such file" in running.get("/report.txt")[1]
-        assert not [one for one in manager.heard(0.5) if "READY=1" in one]
+        heard = manager.heard(0.5)
+        assert not [one for one in heard if "READY=1" in one]
+        assert heard[0] == "STATUS=reading the machine for the first time"
+        assert heard[1].startswith("STATUS=no report yet: cannot read the machine: ")
+        assert heard[1].endswith("No such file or directory")
         (capture.root / "gone").rename(capture.root / "sys")
         manager.wait_for("READY=1")
         assert running.metrics()["iommud_source_up"] == 1
     manager.close()
+
+
+def test_a_first_look_that_does_not_end_is_told(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_LONG_LOOK", 0.2)
+    monkeypatch.setattr(service, "_TICK", 0.1)
+    path = block(capture)
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(service, "log_event", lambda _level, message, **fields: told.append((message, fields)))
+
+    async def start() -> None:
+        settings = Settings(sysfs=str(capture.sysfs), procfs=f"{capture.root}/proc", watch_groups=False)
+        running = service.CollectorService(settings, Notifier({}), Board())
+        running.start()
+        await asyncio.sleep(1)
+        unblock(path)
+        running.stop()
+
+    asyncio.run(start())
+
+    assert [message for message, _ in told] == ["the first look at the machine does not end"]
 
 
 def test_a_report_of_an_earlier_run_is_not_replaced_by_the_news_that_there_is_none(
@@ -228,12 +256,14 @@ def test_a_full_disk_costs_a_warning_and_a_metric_and_not_the_service(capture: C
     assert sorted(line["directory"] for line in running.events("cannot write")) == sorted(where.values())
 
 
-def test_directories_that_are_missing_cost_a_warning_and_a_metric(capture: Capture, tmp_path: Path) -> None:
-    with daemon(capture, runtime_directory=str(tmp_path / "no"), state_directory=str(tmp_path / "no")) as running:
+def test_directories_that_cannot_be_made_cost_a_warning_and_a_metric(capture: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    no = str(tmp_path / "file/no")
+    with daemon(capture, runtime_directory=no, state_directory=no) as running:
         eventually(running.ready)
         assert running.metrics()["iommud_state_write_errors_total"] >= 1
 
-    assert running.events("cannot write")[0]["error"] == "No such file or directory"
+    assert running.events("cannot write")[0]["error"] == "Not a directory"
 
 
 def test_a_torn_state_of_another_program_costs_a_warning(capture: Capture, tmp_path: Path) -> None:

@@ -46,13 +46,40 @@ def test_what_a_rebuild_leaves_is_not_searched_again() -> None:
     assert gc.get_freeze_count() >= before + len(kept)
 
 
-def test_circles_are_found_in_the_end() -> None:
-    keeper = GarbageKeeper(seldom=3)
+def test_circles_that_were_made_between_rebuilds_are_found_by_the_next_one() -> None:
+    keeper = GarbageKeeper()
+    with keeper.spared():
+        pass
     gone = weakref.ref(Circle())
+    with keeper.spared():
+        found = gone() is None
+
+    assert found
+
+
+def test_circles_that_were_made_during_a_rebuild_are_found_in_the_end() -> None:
+    keeper = GarbageKeeper(seldom=3)
     found = []
-    for _ in range(3):
+    with keeper.spared():
+        gone = weakref.ref(Circle())
+    for _ in range(2):
+        found.append(gone() is None)
         with keeper.spared():
             pass
-        found.append(gone() is None)
+    found.append(gone() is None)
 
     assert found == [False, False, True]
+
+
+def test_many_circles_are_found_soon() -> None:
+    keeper = GarbageKeeper(often=2)
+    with keeper.spared():
+        pass
+    with keeper.spared():
+        many = [Circle() for _ in range(gc.get_freeze_count())]
+        gone = weakref.ref(many[0])
+        del many
+        found = [gone() is None]
+    found.append(gone() is None)
+
+    assert found == [False, True]

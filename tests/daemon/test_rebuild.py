@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from iommud.address import Address
 from iommud.daemon import rebuild
 from iommud.daemon.accept import AcceptRule
 from iommud.daemon.activity import Activity, Tally
@@ -21,6 +22,7 @@ from iommud.errors import SourceError
 from iommud.pci import PortType
 from iommud.snapshot import Snapshot
 from iommud.verdict import pipeline
+from iommud.verdict.findings import Kind
 from tests.render.samples import config, function, machine
 
 GOOD = machine(
@@ -111,6 +113,24 @@ def test_what_did_not_change_is_neither_judged_nor_rendered_again(bench: Bench, 
     assert second.page is first.page
     assert second.generation == first.generation + 1
     assert second.taken_at > first.taken_at
+
+
+def test_an_acceptance_that_is_over_is_told_once_whether_it_covers_a_finding_or_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(rebuild, "log_event", lambda _level, message, **fields: told.append((message, fields)))
+    over = AcceptRule(reason="known", expires=date(2020, 1, 31), id="merged:1")
+    by_kind = replace(over, id=None, kind=Kind.MERGED, addresses=frozenset({Address(0, 0, 3, 0)}))
+    holds = replace(over, expires=date(9999, 1, 1))
+
+    for rules in ((over, by_kind, holds), (over, by_kind, holds), (holds,), (over, holds)):
+        bench.look(GOOD, rules=rules)
+
+    one = {"about": "merged:1", "expired": "2020-01-31", "reason": "known"}
+    other = {**one, "about": "merged 0000:00:03.0"}
+    expired = "acceptance has expired"
+    assert told == [(expired, other), (expired, one), (expired, one)]
 
 
 def test_evidence_of_causes_is_read_once_for_each_state_with_something_to_explain(bench: Bench) -> None:
