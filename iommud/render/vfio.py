@@ -46,6 +46,7 @@ def _group(found: Assignment) -> Data:
         "group": found.number,
         "answer": str(found.answer),
         "obstacle": found.obstacle,
+        "refusal": found.refusal,
         "viable": found.viable,
         "safe": found.safe,
         "members": [_member(one) for one in found.members],
@@ -108,6 +109,8 @@ def _why(data: Data) -> Iterator[str]:
     """What the answer rests on, in half sentences."""
     if data["obstacle"] is not None:
         yield data["obstacle"]
+    if data["refusal"] is not None:
+        yield data["refusal"]
     if data["blockers"]:
         yield f"blocked by {_holders(data)}"
     if data["dangers"]:
@@ -163,7 +166,8 @@ def _line(one: Data, wide: int, style: Style) -> str:
 
 
 def _state(one: Data) -> str:
-    states = [f"blocked by {_holders(one)}"] if one["blockers"] else []
+    states = ["refused (reserved memory)"] if one["refusal"] is not None else []
+    states += [f"blocked by {_holders(one)}"] if one["blockers"] else []
     if one["dangers"]:
         states.append(f"unsafe ({listing(list(dict.fromkeys(danger['hazard'] for danger in one['dangers'])))})")
     if one["doubts"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from iommud.address import Address
 from iommud.firmware.dmar import DmarFlag
 from iommud.firmware.ivrs import IvInfo, MemoryFlag
+from iommud.pci import CLASS_DISPLAY
 from iommud.snapshot import PciFunction
 from iommud.verdict.service import Evidence, Served, Service
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from iommud.firmware import Dmar
     from iommud.firmware.dmar import DeviceScope
     from iommud.firmware.ivrs import MemoryBlock
+
+
+_CLASS_USB = 0x0C03
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class KeptMemory:
     first: int
     last: int
     what: str
+    fixed: bool
+    """Whether the mapping must stay whoever has the function (``IOMMU_RESV_DIRECT``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,13 @@ def _by_dmar(service: Service, function: PciFunction) -> Iterator[KeptMemory]:
     """``intel_iommu_get_resv_regions()``, drivers/iommu/intel/iommu.c."""
     dmar = service.platform.firmware.dmar
     above = {bridge.address for bridge in service.topology.chain(function)}
+    # device_rmrr_is_relaxable(): what USB controllers and graphics needed it for is over once a driver has them.
+    fixed = function.class_high != _CLASS_USB and (function.class_code or 0) >> 16 != CLASS_DISPLAY
+    what = "RMRR, mapped one to one" + ("" if fixed else " until the function is given away")
     for region in dmar.reserved_regions if dmar is not None else ():
         scoped = dict(service.scoped(region.segment, region.scopes))
         if region.base <= region.limit and (function.address in scoped or above & scoped.keys()):
-            yield KeptMemory(Evidence.DMAR, region.base, region.limit, "RMRR, mapped one to one")
+            yield KeptMemory(Evidence.DMAR, region.base, region.limit, what, fixed)
 
 
 def _by_ivrs(service: Service, function: PciFunction) -> Iterator[KeptMemory]:
@@ -60,13 +69,13 @@ def _by_ivrs(service: Service, function: PciFunction) -> Iterator[KeptMemory]:
     for block in ivrs.memory if ivrs is not None else ():
         held = block.first <= function.address.requester_id <= block.last
         if held and block.counts and block.size and block.segment == function.address.domain:
-            yield KeptMemory(Evidence.IVRS, block.base, block.base + block.size - 1, _ivmd_words(block))
+            yield KeptMemory(Evidence.IVRS, block.base, block.base + block.size - 1, _ivmd_words(block), fixed=True)
 
 
 def _ivmd_words(block: MemoryBlock) -> str:
-    # init_unity_map_range(): an exclusion range may be read and written whatever the other flags say.
+    # init_unity_map_range() maps an exclusion range too, to be read and written whatever the other flags say.
     if block.flags & MemoryFlag.EXCLUSION:
-        return "IVMD, excluded from translation"
+        return "IVMD exclusion range, mapped one to one (read and write)"
     rights = [name for flag, name in ((MemoryFlag.READ, "read"), (MemoryFlag.WRITE, "write")) if block.flags & flag]
     return f"IVMD, mapped one to one ({' and '.join(rights) or 'no access'})"
 
@@ -83,7 +92,8 @@ def _by_iort(service: Service, requesters: Iterable[Address]) -> Iterator[KeptMe
             for memory in node.memory:
                 if memory.size:
                     moved = "may be mapped elsewhere" if memory.remappable else "mapped one to one"
-                    yield KeptMemory(Evidence.IORT, memory.base, memory.base + memory.size - 1, f"RMR, {moved}")
+                    last = memory.base + memory.size - 1
+                    yield KeptMemory(Evidence.IORT, memory.base, last, f"RMR, {moved}", not memory.remappable)
 
 
 def remarks(service: Service, function: PciFunction) -> Iterator[Remark]:

@@ -12,11 +12,16 @@ from iommud.kernel import Kernel
 from iommud.model.groups import Group
 from iommud.pci import CLASS_HOST_BRIDGE
 from iommud.snapshot import PciFunction
+from iommud.verdict.firmware_words import KeptMemory, kept_memory
 from iommud.verdict.hazards import Danger, Dangers, Hazard
 from iommud.verdict.report import Analysis, Report
+from iommud.verdict.service import Evidence, Service
 
 _DMA_OWNERSHIP = (5, 19)
 """Since then the core tracks who owns the DMA of a group (``iommu_group_claim_dma_owner()``)."""
+_ONE_TO_ONE = (6, 6)
+"""Since then no function leaves the host whose memory must stay mapped: commit a48ce36e2786 ("iommu: Prevent
+RESV_DIRECT devices from blocking domains"). The Intel driver refused before (``device_is_rmrr_locked()``)."""
 _STUB = "pci-stub"
 _PORT = "pcieport"
 
@@ -56,6 +61,8 @@ class Assignment:
     """Members that are not PCI functions, whose drivers no snapshot holds."""
     obstacle: str | None = None
     """Why the function can be assigned in no case, or None."""
+    refusal: str | None = None
+    """Why the kernel hands the group to nobody, whatever its drivers, or None."""
     dangers: tuple[Danger, ...] = ()
     doubts: tuple[str, ...] = ()
     """Facts without which the answer is not certain, as sentences."""
@@ -68,7 +75,7 @@ class Assignment:
     @property
     def viable(self) -> bool | None:
         """Whether the kernel would hand the group over as its drivers are bound now; None: not certain."""
-        if not self.members or any(one.blocks for one in self.members):
+        if not self.members or self.refusal is not None or any(one.blocks for one in self.members):
             return False
         return None if self.others or any(one.blocks is None for one in self.members) else True
 
@@ -82,7 +89,7 @@ class Assignment:
     @property
     def answer(self) -> Answer:
         """No before unknown before yes: what is missing cannot turn a no into a yes."""
-        if self.obstacle is not None or self.blockers or self.dangers:
+        if self.obstacle is not None or self.refusal is not None or self.blockers or self.dangers:
             return Answer.NO
         return Answer.UNKNOWN if self.doubts or not self.members else Answer.YES
 
@@ -92,7 +99,7 @@ class Assignment:
 
         The function asked for leaves pci-stub, which hands nothing out.
         """
-        if self.obstacle is not None:
+        if self.obstacle is not None or self.refusal is not None:
             return ()
         return tuple(one for one in self.members if not one.inert and not self._held(one))
 
@@ -206,14 +213,46 @@ class _Desk:
         addresses = self._unprotected(number) if artificial else self.report.actual.members[number]
         members = tuple(self._member(functions[one]) for one in sorted(addresses))
         others = () if listed is None else listed.others
+        kept = () if artificial else tuple(self._kept(addresses))
         return Assignment(
             asked=None,
             number=number,
             members=members,
             others=others,
+            refusal=next((text for text, certain in kept if certain), None),
             dangers=(_no_iommu(addresses),) if artificial else tuple(self.dangers.about(addresses)),
-            doubts=(*self._doubts(members, others), *(() if artificial else self._open(addresses))),
+            doubts=(
+                *self._doubts(members, others),
+                *(() if artificial else self._open(addresses)),
+                *(text for text, certain in kept if not certain),
+            ),
         )
+
+    def _kept(self, addresses: Group) -> Iterator[tuple[str, bool]]:
+        """Why memory that firmware keeps for a member keeps the group on the host, and whether it certainly does."""
+        model = self.analysis.explainer.model
+        service = Service(model.topology, self.analysis.platform, self.analysis.snapshot)
+        for address in sorted(addresses):
+            function = model.topology.functions[address]
+            requesters = [alias.requester_id for alias in model.aliases.of(function)]
+            regions = [one for one in kept_memory(service, function, requesters) if one.fixed]
+            told = next(((one, found) for one in regions if (found := self._refuses(one)) is not False), None)
+            if told is not None:
+                region, certain = told
+                where = f"firmware keeps memory 0x{region.first:x} to 0x{region.last:x} mapped for {address}"
+                yield f"{where} ({region.table}: {region.what})", certain is True
+
+    def _refuses(self, region: KeptMemory) -> bool | None:
+        """Whether the kernel leaves a function with such a region to nobody; None: it may."""
+        kernel = self.report.kernel
+        if region.table is Evidence.DMAR:
+            return True
+        if not kernel.readable or (".el" in kernel.text and not kernel.at_least(*_ONE_TO_ONE)):
+            return None
+        if not kernel.at_least(*_ONE_TO_ONE):
+            return False
+        # iort_rmr_has_dev(): only where the kernel kept firmware's PCI configuration, which nothing here tells.
+        return None if region.table is Evidence.IORT else True
 
     def _unprotected(self, number: int) -> Group:
         listed = self.analysis.snapshot.groups[number].members

@@ -15,6 +15,8 @@ from iommud.verdict.hazards import Hazard
 from iommud.verdict.vfio import assignment_of, assignments
 from tests.cli.running import BELOW, FIXTURES, PORT, THREAD, call, machine
 from tests.trees import config_space
+from tests.verdict.seen import seen, thread
+from tests.verdict.test_vfio import RMRR
 
 Machines = dict[str, str]
 Capture = pytest.CaptureFixture[str]
@@ -157,3 +159,19 @@ def test_the_document_shows_what_is_printed_where_no_names_are_known() -> None:
 @pytest.mark.parametrize("hazard", Hazard)
 def test_the_document_explains_every_hazard(hazard: Hazard) -> None:
     assert f"| `{hazard}` |" in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_a_group_that_firmware_keeps_on_the_host_says_so() -> None:
+    snapshot = seen(thread(), "00:02.0 01:00.0 02:00.0", tables=RMRR, table_names=frozenset(RMRR))
+    report = check(snapshot)
+    functions = {one.address: one for one in snapshot.functions}
+    found = assignment_data(report, assignment_of(report, Address.parse("02:00.0")))
+
+    text = render_assignment(found, functions, style=PLAIN)
+    lines = render_assignments(assignments_data(report, assignments(report)), style=PLAIN)
+
+    kept = "firmware keeps memory 0x1000 to 0x1fff mapped for 0000:00:02.0 (DMAR: RMRR, mapped one to one)"
+    assert found["refusal"] == kept
+    assert f"assignable  no: {kept}" in text
+    assert "Commands" not in text
+    assert "0000:02:00.0: refused (reserved memory), blocked by 0000:02:00.0 (e1000)" in lines

@@ -19,6 +19,11 @@ from tests.verdict.test_service import holding, service_of
 ENDPOINT, BRIDGE = 1, 2
 
 
+def fixed(service: Service, name: str) -> list[bool]:
+    address = Address.parse(name)
+    return [one.fixed for one in kept_memory(service, service.topology.functions[address], [address])]
+
+
 def kept(service: Service, name: str, *requesters: str) -> list[tuple[int, int, str]]:
     function = service.topology.functions[Address.parse(name)]
     found = kept_memory(service, function, [Address.parse(one) for one in requesters or (name,)])
@@ -43,13 +48,29 @@ def test_dmar_keeps_memory_for_the_functions_it_names_and_what_lies_below_them()
 
 
 @pytest.mark.parametrize(
+    ("class_code", "stays"),
+    [(0x020000, True), (0x010601, True), (0x0C0330, False), (0x0C0500, True), (0x030000, False), (None, True)],
+)
+def test_memory_of_usb_controllers_and_graphics_is_given_up_with_the_function(
+    class_code: int | None, stays: bool
+) -> None:
+    machine = Machine()
+    machine.endpoint("00:03.0", class_code=class_code)
+    region = rmrr(scope(ENDPOINT, 0, (3, 0)), segment=0, base=0x1000, limit=0x1FFF)
+    service = holding(machine, "dmar0", DMAR=dmar(drhd(flags=1), region))
+
+    assert fixed(service, "00:03.0") == [stays]
+    assert kept(service, "00:03.0")[0][2].endswith("given away") is not stays
+
+
+@pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (0x1, "mapped one to one (no access)"),
-        (0x3, "mapped one to one (read)"),
-        (0x7, "mapped one to one (read and write)"),
-        (0x8, "excluded from translation"),
-        (0x9, "excluded from translation"),
+        (0x1, ", mapped one to one (no access)"),
+        (0x3, ", mapped one to one (read)"),
+        (0x7, ", mapped one to one (read and write)"),
+        (0x8, " exclusion range, mapped one to one (read and write)"),
+        (0x9, " exclusion range, mapped one to one (read and write)"),
         (0x6, None),
     ],
 )
@@ -64,7 +85,7 @@ def test_ivrs_keeps_memory_for_requester_ids(flags: int, what: str | None) -> No
     machine.endpoint("00:03.0")
     service = holding(machine, "ivhd0", IVRS=ivrs(ivhd(0x11, short(ALL)), *blocks))
 
-    assert kept(service, "00:03.0") == ([] if what is None else [(0x1000, 0x1FFF, f"IVRS: IVMD, {what}")])
+    assert kept(service, "00:03.0") == ([] if what is None else [(0x1000, 0x1FFF, f"IVRS: IVMD{what}")])
 
 
 @pytest.mark.parametrize(("flags", "how"), [(0, "RMR, mapped one to one"), (1, "RMR, may be mapped elsewhere")])
@@ -74,6 +95,7 @@ def test_iort_keeps_memory_for_streams(flags: int, how: str) -> None:
     service = holding(thread(), None, IORT=iort(iort_node(SMMU_V3), root, reserved))
 
     assert kept(service, "01:00.0") == []
+    assert fixed(service, "02:00.0") == [flags == 0]
     assert kept(service, "01:00.0", "01:00.0", "02:00.0") == [(0x1000, 0x1FFF, f"IORT: {how}")]
     assert kept(service, "01:00.0", "0001:02:00.0") == []
 

@@ -17,6 +17,11 @@ from iommud.pci import PortType
 from iommud.snapshot import IommuGroup, Snapshot
 from iommud.verdict.hazards import Hazard
 from iommud.verdict.vfio import Answer, Assignment, assignment_of, assignments
+from tests.firmware.test_dmar import dmar, drhd, rmrr, scope
+from tests.firmware.test_iort import FIRST, ROOT, SMMU_V3, id_map, iort
+from tests.firmware.test_iort import node as iort_node
+from tests.firmware.test_iort import rmr as iort_rmr
+from tests.firmware.test_ivrs import ALL, ivhd, ivmd, ivrs, short
 from tests.machines import OFF, ON, Machine
 from tests.verdict.seen import seen, thread
 
@@ -301,3 +306,60 @@ def test_once_its_endpoints_are_bound_only_bridges_can_block(
 
     assert all(one.bridge for one in bound_now.members if one.blocks)
     assert bound_now.answer is found.answer
+
+
+RMRR = {"DMAR": dmar(drhd(flags=1), rmrr(scope(1, 0, (2, 0)), segment=0, base=0x1000, limit=0x1FFF))}
+IVMD = {"IVRS": ivrs(ivhd(0x11, short(ALL)), ivmd(0x22, 0, 0xFFF, flags=8, base=0x1000, size=0x1000))}
+UNSEEN = {"IVRS": ivrs(ivhd(0x11, short(ALL)), ivmd(0x22, 0, 0xFFF, flags=0, base=0x1000, size=0x1000))}
+
+
+def arm(flags: int) -> dict[str, bytes]:
+    reserved = iort_rmr((0x1000, 0x1000), mappings=(id_map(0, 1, 0x200, FIRST),), flags=flags)
+    return {"IORT": iort(iort_node(SMMU_V3), iort_node(ROOT, id_map(0, 0x300, 0, FIRST)), reserved)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "kernel", "answer"),
+    [
+        pytest.param(RMRR, "5.10.1", Answer.NO, id="Intel, old"),
+        pytest.param(RMRR, "6.12.1", Answer.NO, id="Intel, new"),
+        pytest.param(IVMD, "6.5.1", Answer.YES, id="AMD, old"),
+        pytest.param(IVMD, "6.6.1", Answer.NO, id="AMD, new"),
+        pytest.param(IVMD, "", Answer.UNKNOWN, id="AMD, release not known"),
+        pytest.param(IVMD, "5.14.0-570.el9.x86_64", Answer.UNKNOWN, id="AMD, carried back"),
+        pytest.param(IVMD, "6.12.0-55.el10.x86_64", Answer.NO, id="AMD, distribution's new one"),
+        pytest.param(UNSEEN, "6.12.1", Answer.YES, id="AMD, a block without effect"),
+        pytest.param(arm(0), "6.5.1", Answer.YES, id="Arm, old"),
+        pytest.param(arm(0), "6.12.1", Answer.UNKNOWN, id="Arm, new"),
+        pytest.param(arm(1), "6.12.1", Answer.YES, id="Arm, may be moved"),
+    ],
+)
+def test_memory_that_firmware_keeps_mapped_keeps_the_group(
+    tables: dict[str, bytes], kernel: str, answer: Answer
+) -> None:
+    iommu = {"DMAR": "dmar0", "IVRS": "ivhd0"}.get(next(iter(tables)), "smmu3.0x0000000000000000")
+    snapshot = seen(thread(kernel=kernel), ALIKE, iommu=iommu, tables=tables, table_names=frozenset(tables))
+
+    found = of(snapshot)
+
+    assert found.answer is answer
+    kept = "firmware keeps memory 0x1000 to 0x1fff mapped for 0000:0"
+    assert (found.refusal or "").startswith(kept) is (answer is Answer.NO)
+    assert any(one.startswith(kept) for one in found.doubts) is (answer is Answer.UNKNOWN)
+
+
+def test_a_group_that_the_kernel_refuses_is_not_viable_and_needs_no_commands() -> None:
+    machine = thread()
+    machine.change("02:00.0", driver="vfio-pci")
+    found = of(seen(machine, ALIKE, tables=RMRR, table_names=frozenset(RMRR)))
+
+    assert (found.viable, found.safe, found.commands) == (False, True, ())
+
+
+def test_a_no_iommu_group_is_not_refused_for_memory() -> None:
+    group = IommuGroup(number=0, members=(NIC,), name="vfio-noiommu")
+    snapshot = seen(thread(), "02:00.0", tables=RMRR, table_names=frozenset(RMRR))
+
+    (found,) = assignments(check(replace(snapshot, groups={0: group})))
+
+    assert found.refusal is None
