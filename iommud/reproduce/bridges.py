@@ -63,13 +63,14 @@ class Bridges:
             return replace(part_of(ROOT_PORT, bridge), options={"disable-acs": "on"})
         return part
 
-    def stand_in(self, function: PciFunction, *, alone: bool) -> Part:
-        """An empty bridge for a function of a root bus that takes nothing else."""
-        self.notes.add(
-            OmissionKind.NATURE,
-            "an empty bridge stands for it: QEMU's further root buses (pxb-pcie) take bridges only",
-            function.address,
+    def stand_in(self, function: PciFunction, where: Where, *, alone: bool) -> Part:
+        """An empty bridge for a function where no endpoint can be as isolated as it is, or can be at all."""
+        text = (
+            "an empty bridge stands for it: QEMU's further root buses (pxb-pcie) take bridges only"
+            if where.expander
+            else "an empty port stands for it: it is isolated from its siblings, and none of QEMU's endpoints has ACS"
         )
+        self._note(OmissionKind.NATURE, text, function)
         isolated = not alone and bool(self.acs.verdict(function).isolated)
         return part_of(ROOT_PORT if isolated else PCI_BRIDGE, function)
 

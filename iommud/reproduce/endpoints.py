@@ -26,6 +26,7 @@ from iommud.snapshot import PciFunction
 IO_WINDOWS = 8
 """Bridges below which functions may have I/O ports: windows are 4 KiB, and SeaBIOS has room for nine of them."""
 _MOST_IGB_FUNCTIONS = 7
+_IGBS_OF_A_DEVICE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Where:
     """It is a root bus made by pxb-pcie, which takes bridges only."""
     switch: bool = False
     """It is the bus within a switch."""
+    acpi_hot_plug: bool = True
+    """ACPI plugs what lies below; else a PCIe-to-PCI bridge does with its own controller, which has no slot 0."""
     id: BusId
 
 
@@ -47,6 +50,12 @@ class _Wanted:
     isolated: bool | None
     """None: that does not matter, or is not known."""
     virtual: int
+
+
+_CONTRARY = {
+    True: "it is isolated from its siblings, and its stand-in is not",
+    False: "it is not isolated from its siblings, and its stand-in is",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,15 @@ class Endpoints:
     """The virtual functions of each physical one."""
     _io_buses: set[BusId] = field(default_factory=set)
 
-    def part(self, function: PciFunction, where: Where, *, alone: bool) -> Part:
-        """The function as a part. ``alone``: it is the only function of its device, and says so."""
+    def part(self, function: PciFunction, where: Where, *, alone: bool) -> Part | None:
+        """The function as a part; None where only a port can be isolated as it is.
+
+        ``alone``: it is the only function of its device, and says so.
+        """
         wanted = self._wanted(function, where, alone=alone)
         model = self._chosen(function, where, wanted)
+        if model is None:
+            return None
         if model.io and not where.root:
             self._io_buses.add(where.id)
         self._note_aliases(function, model)
@@ -75,9 +89,8 @@ class Endpoints:
             function=function.address.function,
             captured=function.address,
             about=about(function),
-            options=_options(model, function, self._count(function) if model is NVME else 0),
+            options=_options(model, function, self._count(function) if model is NVME and alone else 0),
             exact=model in identical((function.vendor, function.device), function.class_high),
-            io=model.io,
             virtual=self._carried_virtual(function, model, alone=alone),
         )
 
@@ -107,40 +120,44 @@ class Endpoints:
             isolated = False
         return _Wanted(pcie, isolated, self._count(function))
 
-    def _chosen(self, function: PciFunction, where: Where, wanted: _Wanted) -> Model:
-        """The first model that has all that is wanted; else without isolation; else without anything."""
-        candidates = list(self._candidates(function, where, wanted))
-        fitting = [
-            one
-            for one in candidates
-            if one.fits(express_bus=where.express, pcie=wanted.pcie, qemu=self.qemu) and _has_virtual(one, wanted)
-        ]
-        for one in fitting:
-            if wanted.isolated in (None, one.isolated(root_bus=where.root)):
-                return one
-        if wanted.isolated is not None and fitting:
-            self._note_isolation(function, isolated=wanted.isolated)
+    def _chosen(self, function: PciFunction, where: Where, wanted: _Wanted) -> Model | None:
+        """The first model that has all that is wanted, or what comes nearest; None: a port comes nearer."""
+        there = [one for one in self._candidates(function, where, wanted) if one.exists(self.qemu, where.express)]
+        fitting = [one for one in there if one.is_pcie(express_bus=where.express) is wanted.pcie]
+        alike = [one for one in there if wanted.isolated in (None, one.isolated(root_bus=where.root))]
+        both = [one for one in fitting if one in alike]
+        if both:
+            return both[0]
+        if wanted.isolated and where.express and not where.root:
+            return None
+        if wanted.isolated and alike:
+            self._note(OmissionKind.NATURE, "a PCI Express function stands for a conventional one", function)
+            return alike[0]
+        if wanted.isolated is not None:
+            self._note(OmissionKind.ISOLATION, _CONTRARY[wanted.isolated], function)
         return next(iter(fitting), TESTDEV)
 
     def _candidates(self, function: PciFunction, where: Where, wanted: _Wanted) -> Iterator[Model]:
+        """Models in the order of preference."""
         ids = (function.vendor, function.device)
-        if wanted.virtual and wanted.virtual <= _MOST_IGB_FUNCTIONS and ids != NVME.ids:
+        # An igb has its virtual functions at every other number, so that a third one has no room.
+        igb_fits = function.address.function < _IGBS_OF_A_DEVICE
+        if wanted.virtual and wanted.virtual <= _MOST_IGB_FUNCTIONS and ids != NVME.ids and igb_fits:
             yield IGB
         elif wanted.virtual:
             yield NVME
-        yield from identical(ids, function.class_high)
-        windows_left = where.root or where.id in self._io_buses or len(self._io_buses) < IO_WINDOWS
+        yield from (one for one in identical(ids, function.class_high) if one is not IGB or igb_fits)
+        if function.class_high == IGB.class_high and wanted.isolated and igb_fits and self._may_use_io(where):
+            yield IGB
         for one in similar(ids, function.class_high, lean=self.lean and not where.root):
-            if windows_left or not one.io:
+            if self._may_use_io(where) or not one.io:
                 yield one
 
-    def _note_isolation(self, function: PciFunction, *, isolated: bool) -> None:
-        text = (
-            "it is isolated from its siblings, and no model of this QEMU would be there"
-            if isolated
-            else "it is not isolated from its siblings, and its stand-in is"
-        )
-        self.notes.add(OmissionKind.ISOLATION, text, function.address)
+    def _may_use_io(self, where: Where) -> bool:
+        return where.root or where.id in self._io_buses or len(self._io_buses) < IO_WINDOWS
+
+    def _note(self, kind: OmissionKind, text: str, function: PciFunction) -> None:
+        self.notes.add(kind, text, function.address)
 
     def _note_aliases(self, function: PciFunction, model: Model) -> None:
         rows = self.acs.topology.quirks.alias_rows(function.vendor, function.device)
@@ -161,11 +178,6 @@ class Endpoints:
             return found
         self.notes.add(OmissionKind.FUNCTION, f"virtual functions, which {model.name} cannot have there", *found)
         return ()
-
-
-def _has_virtual(model: Model, wanted: _Wanted) -> bool:
-    """No model is refused for want of virtual functions but where one that has them could be had."""
-    return not (model is IGB and wanted.virtual > _MOST_IGB_FUNCTIONS)
 
 
 def _options(model: Model, function: PciFunction, virtual: int) -> dict[str, Option]:

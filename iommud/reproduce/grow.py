@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 
 from iommud.address import Address
 from iommud.model.acs import AcsModel
-from iommud.reproduce.bridges import PCI_BRIDGE, UPSTREAM, Bridges, is_port
+from iommud.reproduce.bridges import PCI_BRIDGE, PCIE_TO_PCI, UPSTREAM, Bridges, is_port
 from iommud.reproduce.endpoints import Endpoints, Where
 from iommud.reproduce.models import TESTDEV, Version
 from iommud.reproduce.notes import Notes
-from iommud.reproduce.parts import OmissionKind, Part
+from iommud.reproduce.parts import OmissionKind, Part, depth_first
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.survey import is_iommu_itself
 
 _DEEPEST = 200
 """Buses above one another; more than 256 have no numbers."""
 _MANY_BUSES = 8
+_SLOTS = 32
 Slots = dict[int, tuple[Part, ...]]
 """Device number to the functions of the device, function 0 first."""
 
@@ -78,16 +79,17 @@ class Grower:
     def _function(self, function: PciFunction, where: Where, depth: int, *, alone: bool) -> Part:
         self._grown.add(function.address)
         if self._is_bridge(function):
-            return self._with_bus(self.bridges.part(function, where), function, depth)
-        if where.expander:
+            return self._with_bus(self.bridges.part(function, where), function, where, depth)
+        part = None if where.expander else self.endpoints.part(function, where, alone=alone)
+        if part is None:
             self._drop_virtual(function)
-            return self.bridges.stand_in(function, alone=alone)
-        return self.endpoints.part(function, where, alone=alone)
+            return self.bridges.stand_in(function, where, alone=alone)
+        return part
 
     def _is_bridge(self, function: PciFunction) -> bool:
         return function.is_bridge or function.address in self.below
 
-    def _with_bus(self, part: Part, bridge: PciFunction, depth: int) -> Part:
+    def _with_bus(self, part: Part, bridge: PciFunction, above: Where, depth: int) -> Part:
         functions = [one for one in self.below.get(bridge.address, ()) if one.address not in self._grown]
         if depth >= _DEEPEST:
             self.drop(functions, f"it lies below more than {_DEEPEST} bridges")
@@ -95,9 +97,29 @@ class Grower:
         if is_port(part.model):
             functions = self._answering(functions)
         bus = (bridge.address.domain, bridge.secondary_bus if bridge.secondary_bus is not None else -depth)
-        where = Where(express=part.express_below, root=False, switch=part.model == UPSTREAM, id=bus)
+        where = Where(
+            express=part.express_below,
+            root=False,
+            switch=part.model == UPSTREAM,
+            acpi_hot_plug=above.acpi_hot_plug,
+            id=bus,
+        )
         slots = self.slots(functions, where, depth + 1)
+        if part.model == PCIE_TO_PCI and not where.acpi_hot_plug:
+            self._leave_slot_zero(slots)
         return replace(part, below=tuple(one for number in sorted(slots) for one in slots[number]))
+
+    def _leave_slot_zero(self, slots: Slots) -> None:
+        """Move what is in slot 0, which the hot-plug controller of QEMU's bridge does not know (PCI SHPC r1.0)."""
+        parts = slots.pop(0, ())
+        captured = [one.captured for one in depth_first(parts) if one.captured is not None]
+        free = next((number for number in range(1, _SLOTS) if number not in slots), None)
+        if free is not None and parts:
+            slots[free] = tuple(replace(one, device=free) for one in parts)
+            text = "moved to another slot: QEMU's bridge has none with number 0 there"
+            self.notes.add(OmissionKind.PLACE, text, *(one.captured for one in parts if one.captured is not None))
+        elif parts:
+            self.notes.add(OmissionKind.FUNCTION, "QEMU's bridge has no slot 0 there, and no other is free", *captured)
 
     def _answering(self, functions: list[PciFunction]) -> list[PciFunction]:
         """Only device 0 answers below a port; others of a capture are functions by ARI, which QEMU does not carry."""

@@ -47,11 +47,9 @@ class Model:
         """Whether it is a PCI Express function on such a bus."""
         return express_bus and self.nature is not Nature.CONVENTIONAL
 
-    def fits(self, *, express_bus: bool, pcie: bool, qemu: Version) -> bool:
-        """Whether this QEMU has it, and it has the wanted nature on such a bus."""
-        if qemu < self.since or (self.nature is Nature.EXPRESS and not express_bus):
-            return False
-        return self.is_pcie(express_bus=express_bus) is pcie
+    def exists(self, qemu: Version, express_bus: bool) -> bool:
+        """Whether this QEMU has it, and lets it be plugged into such a bus."""
+        return qemu >= self.since and (express_bus or self.nature is not Nature.EXPRESS)
 
     def isolated(self, *, root_bus: bool) -> bool:
         """Whether the kernel isolates it from other functions of its device: only by its device table.
@@ -168,6 +166,6 @@ def similar(ids: tuple[int | None, int | None], class_high: int | None, *, lean:
         # virtio-blk does not start without a disk.
         yield VIRTIO_SCSI
     first = _SIMILAR.get(class_high or -1, ())
-    same_class = [one for one in MODELS if one.class_high == class_high and one not in first and one is not TESTDEV]
-    any_class = (XHCI, E1000E, IGB, TESTDEV, SDHCI)
+    same_class = [one for one in MODELS if one.class_high == class_high and one not in (*first, TESTDEV, IGB)]
+    any_class = (XHCI, E1000E, TESTDEV, SDHCI)
     yield from sorted((*first, *same_class, *any_class), key=lambda one: lean and one.io)

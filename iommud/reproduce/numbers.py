@@ -7,7 +7,7 @@ Linux keeps what it finds on x86, and numbers densely on arm64 (``pci_scan_bridg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from iommud.address import Address
@@ -68,10 +68,3 @@ def _bus(parts: Iterable[Part], bus: int, parent: Part | None, *, keep: bool) ->
         placed += below
         last = max(end, last + 1 + spare)
     return placed, last
-
-
-def depth_first(parts: Iterable[Part]) -> Iterator[Part]:
-    """Every part of a forest."""
-    for part in parts:
-        yield part
-        yield from depth_first(part.below)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from iommud.address import Address
@@ -89,7 +89,6 @@ class Part:
     """Whether the firmware can be told to keep bus numbers free below it."""
     spare: int = 0
     """Bus numbers that the captured bridge has behind its secondary bus, in use or not."""
-    io: bool = False
     root_bus: int | None = None
     """For an expander (pxb-pcie): the number of the root bus that it makes."""
     virtual: tuple[Address, ...] = ()
@@ -107,6 +106,13 @@ class Part:
         if self.root_bus is not None:
             return f"x{self.device:02x}.{self.function}"
         return f"p{word(self.captured)}" if self.bridge and self.captured is not None else None
+
+
+def depth_first(parts: Iterable[Part]) -> Iterator[Part]:
+    """Every part of a forest."""
+    for part in parts:
+        yield part
+        yield from depth_first(part.below)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

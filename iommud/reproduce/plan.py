@@ -21,8 +21,8 @@ from iommud.reproduce.bridges import DOWNSTREAM, EXPANDER, PCI_BRIDGE, PORT_WITH
 from iommud.reproduce.grow import Grower
 from iommud.reproduce.models import IGB, NVME, Option, Version
 from iommud.reproduce.notes import Notes
-from iommud.reproduce.numbers import LAST_BUS, Placed, depth_first, numbered
-from iommud.reproduce.parts import Architecture, Device, Iommu, OmissionKind, Part, Reproduction
+from iommud.reproduce.numbers import LAST_BUS, Placed, numbered
+from iommud.reproduce.parts import Architecture, Device, Iommu, OmissionKind, Part, Reproduction, depth_first
 from iommud.reproduce.roots import AMD_IOMMU, VIRTIO_IOMMU_MODEL, Roots
 from iommud.verdict.report import Analysis, Report
 
@@ -57,7 +57,10 @@ class _Planner:
         addresses = {one.part.captured: one.address for one in placed if one.part.captured is not None}
         virtual = {one.address: len(one.part.virtual) for one in placed if one.part.virtual}
         addresses |= _virtual_addresses(placed)
-        parameters = kernel_parameters(snapshot.cmdline, board.iommu, addresses, self.notes)
+        parameters = (
+            *kernel_parameters(snapshot.cmdline, board.iommu, addresses, self.notes),
+            *self._without_ari(placed),
+        )
         bypass = self._bypassed(self._first_root())
         devices = tuple(_devices(placed, board, parameters, self.qemu))
         self._note_coverage(placed, addresses)
@@ -105,6 +108,16 @@ class _Planner:
             self.notes.add(OmissionKind.IOMMU, text)
             return replace(board, device_tree=False)
         return board
+
+    def _without_ari(self, placed: Iterable[Placed]) -> tuple[str, ...]:
+        """With ARI the kernel goes from function to function by a chain that ends with QEMU's first igb."""
+        first = {one.address[:3] for one in placed if one.part.model == IGB.name and not one.part.function}
+        behind = [one.part.captured for one in placed if one.part.function and one.address[:3] in first]
+        if not behind:
+            return ()
+        text = "it lies beside an igb, and the kernel finds it only without ARI (pci=noari)"
+        self.notes.add(OmissionKind.KERNEL, text, *(one for one in behind if one is not None))
+        return ("pci=noari",)
 
     def _first_root(self) -> BusId:
         return min(

@@ -69,7 +69,7 @@ class Roots:
             taken += host
             ids = HOST_BRIDGES[self.board.architecture]
             self._slots[_HOST_DEVICE] = (_on_board("host bridge", host[0], ids),)
-        where = Where(express=True, root=True, id=bus)
+        where = Where(express=True, root=True, acpi_hot_plug=self._has_chipset, id=bus)
         if self._has_chipset and chipset and self._mergeable(chipset):
             taken += [one for one in chipset if one.address.function in Q35_CHIPSET]
             self._merge_chipset(chipset, where)
@@ -93,7 +93,7 @@ class Roots:
         for one in chipset:
             ids = Q35_CHIPSET.get(one.address.function)
             if ids is None:
-                parts.append(self.grower.endpoints.part(one, where, alone=False))
+                parts += [part for part in [self.grower.endpoints.part(one, where, alone=False)] if part is not None]
             else:
                 parts.append(_on_board("chipset", one, ids))
         self._slots[CHIPSET_DEVICE] = tuple(parts)
@@ -130,7 +130,7 @@ class Roots:
             if place[0] is None:
                 self.grower.drop(functions, "no slot is free for the expander (pxb-pcie) of its root bus")
                 continue
-            where = Where(express=True, root=True, expander=True, id=bus)
+            where = Where(express=True, root=True, expander=True, acpi_hot_plug=False, id=bus)
             grown = self.grower.slots(functions, where)
             below = tuple(one for number in sorted(grown) for one in grown[number])
             self._expander(bus, below, (place[0], place[1]), beside)

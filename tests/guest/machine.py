@@ -223,6 +223,7 @@ DRIVERS: Mapping[str, tuple[str, ...]] = {
     "e1000e": ("e1000e",),
     "igb": ("igb", "igbvf"),
     "nvme": ("nvme",),
+    "qemu-xhci": ("xhci_pci",),
     "virtio-net-pci": ("virtio_net",),
     "virtio-rng-pci": ("virtio_rng",),
     "virtio-scsi-pci": ("virtio_scsi",),
