@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from tests.guest import rebuilding
 from tests.guest.cells import FOUNDING, NAMED, SMOKE
 from tests.guest.debian import cache_directory
 from tests.guest.differences import unexplained
@@ -53,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     some.set_defaults(command=_boot)
     founding = commands.add_parser("founding", help="boot the founding thread's machines and print their groups")
     founding.set_defaults(command=_founding)
+    rebuilt = commands.add_parser("reproduce", help="rebuild captures and compare groups, into docs/reproduce.md")
+    rebuilt.add_argument("fixtures", nargs="*", metavar="FIXTURE", help="captures by name, booted again; else all left")
+    rebuilt.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
+    rebuilt.set_defaults(command=_reproduce)
     whole = commands.add_parser("matrix", help="run the matrix, from where it was left, and write its page")
     whole.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="guests at a time")
     whole.add_argument("--only", default="", metavar="TEXT", help="cells with this in their name")
@@ -98,6 +103,20 @@ def _founding(_options: argparse.Namespace) -> int:
     run = booting(Supplies(cache_directory()), _results())
     for title, cell in FOUNDING.items():
         print(picture(title, run(cell)), flush=True)
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    keep = _results()
+    if options.fresh:
+        rebuilding.results_file(keep).unlink(missing_ok=True)
+    trials = rebuilding.trials_named(options.fixtures)
+    wanted = trials if options.fixtures else rebuilding.left(trials, rebuilding.results(keep))
+    rebuilding.run_trials(wanted, Supplies(cache_directory()), keep, _say)
+    found = rebuilding.results(keep)
+    rebuilding.write_page(rebuilding.PAGE, found)
+    for name in rebuilding.unexplained(trials, found):
+        _say(f"not explained: {name}")
     return 0
 
 
