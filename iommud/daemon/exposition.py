@@ -7,6 +7,8 @@ between an event and the metrics that tell of it. What is written here is the sa
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -51,8 +53,9 @@ def _line(sample: Sample) -> str:
 def _labels(labels: dict[str, str]) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{name}="{_value(labels[name])}"' for name in sorted(labels)]) + "}"
+    return "{" + ",".join([f'{name}="{_escaped(labels[name])}"' for name in sorted(labels)]) + "}"
 
 
-def _value(value: str) -> str:
-    return value if value.isalnum() else value.translate(_QUOTED_ESCAPES)
+@lru_cache(maxsize=4096)  # the same groups and findings at each look
+def _escaped(value: str) -> str:
+    return value.translate(_QUOTED_ESCAPES)

@@ -136,8 +136,10 @@ class Quirks:
         """Whether a device stands on a list; one of unknown identity stands on none."""
         if device is None:
             return False
-        ranges = self.lists.get(name, ())
-        return any(vendor == listed and first <= device <= last for listed, first, last in ranges)
+        for listed, first, last in self.lists.get(name, ()):  # noqa: SIM110 - asked too often for a generator
+            if vendor == listed and first <= device <= last:
+                return True
+        return False
 
     @classmethod
     def bundled(cls, version: Version) -> Quirks:

@@ -115,7 +115,7 @@ class Topology:
     def flag(self, bridge: PciFunction, flag: BridgeFlag) -> bool:
         """Whether an alias fixup sets this flag on the bridge."""
         rows = self.quirks.alias_rows(bridge.vendor, bridge.device)
-        if not any(row.flag is flag for row in rows):
+        if not rows or not any(row.flag is flag for row in rows):
             return False
         return flag is not BridgeFlag.PCIE_BRIDGE_ALIAS or self._below_pcie(bridge)
 
@@ -148,7 +148,10 @@ def _buses(functions: Mapping[Address, PciFunction]) -> dict[BusId, Bus]:
     buses: dict[BusId, Bus] = {}
     for function in functions.values():
         if not function.is_virtual:
-            bus = buses.setdefault(function.address[:2], Bus(id=function.address[:2]))
+            place = function.address[:2]
+            bus = buses.get(place)
+            if bus is None:
+                bus = buses[place] = Bus(id=place)
             if bus.bridge is None and function.upstream is not None:
                 bus.bridge = functions[function.upstream]
             bus.functions.append(function)

@@ -91,7 +91,7 @@ def _until(ask: Callable[[], bool], process: subprocess.Popen[bytes] | None = No
     while not ask():
         if time.monotonic() > deadline or (process is not None and process.poll() is not None):
             raise RuntimeError("the program that is to be measured does not run")
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def free_port() -> int:
