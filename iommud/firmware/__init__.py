@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iommud.firmware.iort import Iort, NodeKind, parse_iort
     from iommud.firmware.ivrs import Ivrs, parse_ivrs
     from iommud.firmware.mcfg import Mcfg, parse_mcfg
-    from iommud.firmware.viot import Viot, parse_viot
+    from iommud.firmware.viot import Viot, VirtioIommuPci, parse_viot
 
 _HOMES = {
     "Dmar": "dmar",
@@ -30,6 +30,7 @@ _HOMES = {
     "NodeKind": "iort",
     "ScopeKind": "dmar",
     "Viot": "viot",
+    "VirtioIommuPci": "viot",
     "host_bridges": "fdt_pci",
     "parse_dmar": "dmar",
     "parse_fdt": "fdt",
@@ -49,6 +50,7 @@ __all__ = [
     "NodeKind",
     "ScopeKind",
     "Viot",
+    "VirtioIommuPci",
     "host_bridges",
     "parse_dmar",
     "parse_fdt",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iommud import firmware as parsers
@@ -19,7 +20,7 @@ from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.survey import Driver, Platform
 
 if TYPE_CHECKING:
-    from iommud.firmware import DmarUnit, HostBridge
+    from iommud.firmware import DmarUnit, HostBridge, Iort, Ivrs, Viot
     from iommud.firmware.dmar import DeviceScope
     from iommud.firmware.viot import VirtioIommu
 
@@ -128,11 +129,11 @@ class Service:
         if firmware.dmar is not None and (not drivers or Driver.INTEL in drivers):
             yield self._dmar
         if firmware.ivrs is not None and (not drivers or Driver.AMD in drivers):
-            yield self._ivrs
+            yield partial(self._ivrs, firmware.ivrs)
         if firmware.viot is not None and (not drivers or Driver.VIRTIO in drivers):
-            yield self._viot
+            yield partial(self._viot, firmware.viot)
         if firmware.iort is not None and (not drivers or others - {Driver.VIRTIO}):
-            yield self._iort
+            yield partial(self._iort, firmware.iort)
         if firmware.host_bridges is not None and (not drivers or others):
             yield self._device_tree
 
@@ -207,15 +208,14 @@ class Service:
             address = Address(segment, bus, device, function)
         return address if address in self.topology.functions else None
 
-    def _ivrs(self, _function: PciFunction, requester: Address) -> Answer:
+    def _ivrs(self, ivrs: Ivrs, _function: PciFunction, requester: Address) -> Answer:
         """Before 6.0 the driver took no notice of segments."""
-        ivrs = self.platform.firmware.ivrs
-        used = ivrs.blocks_used() if ivrs is not None else ()
+        used = ivrs.blocks_used()
         segments = dict.fromkeys(block.segment for block in used)
         if self.platform.kernel.at_least(6, 0):
             segments = dict.fromkeys(one for one in segments if one == requester.domain)
         for segment in segments:
-            block = ivrs.server(segment, requester.requester_id) if ivrs is not None else None
+            block = ivrs.server(segment, requester.requester_id)
             if block is not None:
                 own = Address.from_requester_id(segment, block.device_id)
                 unit = Unit(Evidence.IVRS, str(own), f"ivhd{used.index(block)}")
@@ -223,34 +223,30 @@ class Service:
                 return Served(unit, IdKind.DEVICE, requester.requester_id, because)
         return Unserved(Evidence.IVRS, "no entry of the IVRS table covers its requester ID")
 
-    def _viot(self, function: PciFunction, requester: Address) -> Answer:
-        viot = self.platform.firmware.viot
+    @staticmethod
+    def _viot(viot: Viot, function: PciFunction, requester: Address) -> Answer:
         where = (requester.domain, requester.requester_id)
-        found = viot.range_of(*where) if viot is not None else None
+        found = viot.range_of(*where)
         if found is not None and found.output is not None:
-            if _virtio(found.output).name == str(function.address):
+            unit = _virtio(found.output)
+            if unit.name == str(function.address):
                 return Unserved(Evidence.VIOT, "the IOMMU of the range that holds it does not translate for itself")
             because = f"the range {_rid(found.first_rid)} to {_rid(found.last_rid)} holds it"
-            return Served(_virtio(found.output), IdKind.ENDPOINT, found.endpoint(*where), because)
-        if viot is not None and any(one.holds(*where) for one in viot.pci_ranges):
+            return Served(unit, IdKind.ENDPOINT, found.endpoint(*where), because)
+        if any(one.holds(*where) for one in viot.pci_ranges):
             return Unserved(Evidence.VIOT, "the VIOT table names an IOMMU for it that is not described")
         return Unserved(Evidence.VIOT, "no PCI range of the VIOT table holds its requester ID")
 
-    def _iort(self, _function: PciFunction, requester: Address) -> Answer:
-        iort = self.platform.firmware.iort
-        root = iort.root_complex(requester.domain) if iort is not None else None
-        if iort is None or root is None:
+    @staticmethod
+    def _iort(iort: Iort, _function: PciFunction, requester: Address) -> Answer:
+        root = iort.root_complex(requester.domain)
+        if root is None:
             return Unserved(Evidence.IORT, "the IORT table has no root complex for its segment")
         found = root.smmu_stream(requester.requester_id)
         if found is None:
             return Unserved(Evidence.IORT, "the IORT table maps its requester ID to no SMMU")
-        node = iort.node_at(found.smmu_offset)
-        three = found.smmu is parsers.NodeKind.SMMU_V3
-        base = node.base if node is not None else None
-        where = f"node {found.smmu_offset:#x}" if base is None else f"{base:#x}"
-        # arm_smmu_device_probe() of both drivers names the instance by the address of the registers.
-        instance = None if base is None else f"{'smmu3' if three else 'smmu'}.{base:#018x}"
-        unit = Unit(Evidence.IORT, f"{'SMMUv3' if three else 'SMMU'} at {where}", instance)
+        base = next((node.base for node in iort.nodes if node.offset == found.smmu_offset), None)
+        unit = _smmu(found.smmu is parsers.NodeKind.SMMU_V3, found.smmu_offset, base)
         because = f"ID mappings of the root complex at {root.offset:#x} lead there"
         return Served(unit, IdKind.STREAM, found.stream_id, because)
 
@@ -302,13 +298,21 @@ def _kind(compatible: tuple[str, ...]) -> IdKind:
 
 
 def _virtio(iommu: VirtioIommu) -> Unit:
-    pci = getattr(iommu, "rid", None)
-    if pci is None:
-        return Unit(Evidence.VIOT, f"virtio-iommu at {getattr(iommu, 'base', 0):#x}", None)
-    own = Address.from_requester_id(getattr(iommu, "segment", 0), pci)
+    if not isinstance(iommu, parsers.VirtioIommuPci):
+        return Unit(Evidence.VIOT, f"virtio-iommu at {iommu.base:#x}", None)
+    own = str(Address.from_requester_id(iommu.segment, iommu.rid))
     # A virtio-iommu's instance has the name of its function (viommu_probe()).
-    return Unit(Evidence.VIOT, str(own), str(own))
+    return Unit(Evidence.VIOT, own, own)
+
+
+def _smmu(three: bool, offset: int, base: int | None) -> Unit:
+    name = "SMMUv3" if three else "SMMU"
+    if base is None:
+        return Unit(Evidence.IORT, f"{name} at node {offset:#x}", None)
+    # arm_smmu_device_probe() of both drivers names the instance by the address of the registers.
+    return Unit(Evidence.IORT, f"{name} at {base:#x}", f"{'smmu3' if three else 'smmu'}.{base:#018x}")
 
 
 def _rid(value: int) -> str:
-    return str(Address.from_requester_id(0, value)).partition(":")[2]
+    """A requester ID as bus, device and function."""
+    return f"{value >> 8:02x}:{value >> 3 & 0x1F:02x}.{value & 7}"

@@ -245,13 +245,24 @@ def test_translation_caches_below_root_ports_and_of_integrated_functions_are_rea
 
 
 def test_devices_outside_pci_have_a_number_and_a_name() -> None:
-    found = parse_dmar(dmar(andd(7, b"\\_SB.I2C0\0"), andd(8, b"\xff\0")))
+    found = parse_dmar(dmar(andd(7, b"\\_SB.I2C0\0"), andd(8, b"\xff\0rest\0")))
 
     assert found.namespace_devices == (
         NamespaceDevice(number=7, name="\\_SB.I2C0"),
         NamespaceDevice(number=8, name="\ufffd"),
     )
     assert found.problems == ()
+
+
+def test_a_device_outside_pci_may_have_no_name_at_all() -> None:
+    found = parse_dmar(dmar(andd(7, b"")))
+
+    assert found.namespace_devices == (NamespaceDevice(number=7, name=""),)
+    assert found.problems == ("DMAR: ANDD at 0x30 has a name without an end, the kernel refuses the table",)
+
+
+def test_reserved_memory_may_be_a_single_byte() -> None:
+    assert parse_dmar(dmar(rmrr(segment=0, base=7, limit=7))).problems == ()
 
 
 def test_the_header_tells_the_width_of_addresses_and_what_the_platform_asks_for() -> None:

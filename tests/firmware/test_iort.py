@@ -241,6 +241,14 @@ def test_an_smmu_is_told_by_where_its_registers_are() -> None:
     assert found.node_at(FIRST + 1) is None
 
 
+def test_nodes_may_end_after_what_is_read_of_them() -> None:
+    smallest = struct.pack("<BHBIIIQ", SMMU, 24, 0, 0, 0, 0, 0x9050000)
+
+    found = parse_iort(iort(smallest, rmr()))
+
+    assert (found.nodes[0].base, found.nodes[1].memory, found.problems) == (0x9050000, (), ())
+
+
 def test_an_smmu_cut_before_its_registers_is_named() -> None:
     found = parse_iort(iort(struct.pack("<BHBIII", SMMU, 20, 0, 0, 0, 0) + bytes(4)))
 

@@ -367,6 +367,10 @@ def test_memory_that_stays_reachable_names_its_requester_ids() -> None:
     assert IvInfo(found.info) == IvInfo.FEATURES_GIVEN | IvInfo.DMA_REMAP
 
 
+def test_a_memory_block_may_be_of_one_requester_id() -> None:
+    assert parse_ivrs(ivrs(ivhd(0x11, short(ALL)), ivmd(0x22, 6, 6))).problems == ()
+
+
 @pytest.mark.parametrize(
     ("block", "problem"),
     [

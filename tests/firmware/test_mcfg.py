@@ -39,6 +39,10 @@ def test_a_table_without_room_for_a_window_has_none() -> None:
     assert parse_mcfg(acpi("MCFG", b"")) == Mcfg(allocations=(), problems=())
 
 
+def test_a_window_of_one_bus_is_sound() -> None:
+    assert parse_mcfg(acpi("MCFG", bytes(8) + window(0x80000000, 0, 5, 5))).problems == ()
+
+
 def test_windows_that_run_backwards_or_share_buses_are_named() -> None:
     data = acpi("MCFG", bytes(8) + window(1 << 28, 0, 0, 0x80) + window(2 << 28, 0, 0x80, 0xFF) + window(0, 1, 9, 8))
 

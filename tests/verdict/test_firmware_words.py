@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What firmware says beside who serves whom: kept memory, translation caches, ports outside, flags."""
 
+import struct
+
 import pytest
 
 from iommud.address import Address
@@ -40,10 +42,12 @@ def test_dmar_keeps_memory_for_the_functions_it_names_and_what_lies_below_them()
         rmrr(scope(ENDPOINT, 0, (2, 0)), segment=0, base=0x1000, limit=0x1FFF),
         rmrr(scope(ENDPOINT, 0, (3, 0)), segment=0, base=0x2000, limit=0x2FFF),
         rmrr(scope(BRIDGE, 0, (2, 0)), segment=0, base=0x4000, limit=0x3FFF),
+        rmrr(scope(ENDPOINT, 0, (2, 0)), segment=0, base=0x5000, limit=0x5000),
     )
     service = holding(thread(), "dmar0", DMAR=dmar(drhd(flags=1), *regions))
 
-    mapped = [(0x1000, 0x1FFF, "DMAR: RMRR, mapped one to one")]
+    what = "DMAR: RMRR, mapped one to one"
+    mapped = [(0x1000, 0x1FFF, what), (0x5000, 0x5000, what)]
     assert kept(service, "00:02.0") == kept(service, "02:00.0") == mapped
 
 
@@ -140,6 +144,7 @@ BELOW = "DMAR: functions below its root port may cache translations (ATSR)"
     [
         (flagged(2, scope(BRIDGE, 0, (2, 0))), "02:00.0", BELOW),
         (flagged(2, scope(BRIDGE, 0, (2, 0))), "00:02.0", None),
+        (flagged(2, scope(BRIDGE, 0, (2, 0))), "01:00.0", BELOW),
         (flagged(2, scope(BRIDGE, 0, (3, 0))), "02:00.0", None),
         (flagged(2, flags=1), "02:00.0", BELOW),
         (flagged(2, flags=1, segment=1), "02:00.0", None),
@@ -160,14 +165,16 @@ def test_ivrs_tells_whether_memory_was_guarded_before_the_start(info: int, count
 
     texts = said(service, "02:00.0")
 
-    assert len(texts) == count
-    assert all("DMA remap support" in text for text in texts)
+    guards = "IVRS: the IOMMU guards memory from before the system is started (DMA remap support)"
+    assert texts == [guards] * count
 
 
-def test_iort_tells_whether_translations_may_be_cached() -> None:
-    service = holding(thread(), None, IORT=iort(iort_node(SMMU_V3), iort_node(ROOT)))
+@pytest.mark.parametrize(("attribute", "may"), [(0, "may not"), (1, "may")])
+def test_iort_tells_whether_translations_may_be_cached(attribute: int, may: str) -> None:
+    root = struct.pack("<BHBIIIQIII", ROOT, 36, 0, 0, 0, 0, 0, attribute, 0, 0)
+    service = holding(thread(), None, IORT=iort(iort_node(SMMU_V3), root))
 
-    assert said(service, "02:00.0") == ["IORT: functions of the segment may not cache translations (ATS attribute)"]
+    assert said(service, "02:00.0") == [f"IORT: functions of the segment {may} cache translations (ATS attribute)"]
 
 
 @pytest.mark.parametrize(
@@ -180,9 +187,8 @@ def test_what_lies_below_a_port_that_leads_out_of_the_case_says_so(devfn: int | 
     host = fdt_node("pcie@8", strings.prop("device_type", "pci"), fdt_node("pci@2", *marks))
     service = service_of(seen(thread(), iommu=None, device_tree=fdt(fdt_node("", host), strings.block)))
 
-    assert [text.endswith("leads out of the case (external-facing)") for text in said(service, name)] == (
-        [True] if outside else []
-    )
+    text = "device tree: it lies at or below a port that leads out of the case (external-facing)"
+    assert said(service, name) == ([text] if outside else [])
 
 
 @pytest.mark.parametrize(("rid", "alias"), [(0x200, "0000:01:00.0"), (0x100, None), (0x10, None)])

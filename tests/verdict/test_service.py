@@ -54,6 +54,8 @@ def answer(service: Service, function: str, requester: str | None = None) -> Ans
 def told(found: Answer | None) -> tuple[str, str, str | None] | str | None:
     """Unit, ``kind number`` and instance; or why not."""
     if isinstance(found, Unserved):
+        # Its reason names the table too, but for the device tree and Intel's words for a unit.
+        assert found.table in found.reason or found.table in (Evidence.DEVICE_TREE, Evidence.VIOT)
         return found.reason
     return None if found is None else (found.unit.name, f"{found.kind} {found.value:#x}", found.unit.instance)
 
@@ -111,8 +113,9 @@ def test_of_two_dmar_units_that_name_a_function_the_last_serves_it_and_one_for_a
     machine = Machine()
     machine.endpoint("00:03.0")
     machine.endpoint("00:04.0")
+    elsewhere = drhd(scope(ENDPOINT, 0, (4, 0)), base=0x4000, segment=1)
 
-    service = holding(machine, "dmar0", DMAR=dmar(rest, first, last))
+    service = holding(machine, "dmar0", DMAR=dmar(rest, first, last, elsewhere))
 
     assert told(answer(service, "00:03.0")) == ("unit at 0x3000", "source ID 0x18", "dmar2")
     assert told(answer(service, "00:04.0")) == ("unit at 0x1000", "source ID 0x20", "dmar0")
@@ -148,7 +151,7 @@ def test_amd_iommus_are_counted_as_the_driver_counts_them_and_the_last_that_name
     assert told(answer(service, "00:05.0")) == "no entry of the IVRS table covers its requester ID"
 
 
-@pytest.mark.parametrize(("kernel", "served"), [("5.10", True), ("6.1", False)])
+@pytest.mark.parametrize(("kernel", "served"), [("5.10", True), ("5.19", True), ("6.0", False), ("6.1", False)])
 def test_before_6_0_the_amd_driver_took_no_notice_of_segments(kernel: str, served: bool) -> None:
     machine = Machine(kernel=kernel)
     machine.endpoint("0001:00:03.0")
@@ -264,6 +267,150 @@ def test_where_no_table_speaks_nothing_is_answered() -> None:
     machine.endpoint("00:03.0")
 
     assert answer(holding(machine, "dmar0"), "00:03.0") is None
+
+
+WORDS = [
+    ("DMAR", dmar(drhd(scope(ENDPOINT, 0, (3, 0)))), "its scope names the function"),
+    ("DMAR", dmar(drhd(flags=1)), "it takes all functions of the segment that no other unit names"),
+    ("IVRS", ivrs(ivhd(0x11, short(SELECT, 0x18))), "an entry of the IVHD at 0x30 covers it"),
+    ("VIOT", viot(iommu_pci(0, 8), pci_range(0x13, 0x31F, 48)), "the range 00:02.3 to 03:03.7 holds it"),
+    (
+        "IORT",
+        iort(smmu(SMMU_V3, 1), iort_node(ROOT, id_map(0, 0x100, 0, FIRST))),
+        "ID mappings of the root complex at 0x54 lead there",
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "data", "because"), WORDS)
+def test_an_answer_names_its_table_and_the_words_of_it(table: str, data: bytes, because: str) -> None:
+    found = answer(arm(**{table: data}), "00:03.0")
+
+    assert isinstance(found, Served)
+    assert (found.table, found.unit.table, found.because) == (table, table, because)
+
+
+def test_an_answer_of_the_device_tree_names_the_host_bridge() -> None:
+    found = answer(board("arm,smmu-v3"), "00:03.0")
+
+    assert isinstance(found, Served)
+    assert (found.table, found.because) == (Evidence.DEVICE_TREE, "the iommu-map of /pcie@8 holds it")
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "reason"),
+    [
+        ("DMAR", dmar(drhd()), "no DMAR unit covers it"),
+        ("DMAR", dmar(drhd(flags=1, segment=1)), "no DMAR unit covers it"),
+        ("IVRS", ivrs(ivhd(0x11, short(SELECT, 0x20))), "no entry of the IVRS table covers its requester ID"),
+        ("VIOT", viot(iommu_pci(0, 8)), "no PCI range of the VIOT table holds its requester ID"),
+        ("VIOT", viot(pci_range(0, 0xFF, 0)), "the VIOT table names an IOMMU for it that is not described"),
+        (
+            "VIOT",
+            viot(iommu_pci(0, 0x18), pci_range(0, 0xFF, 48)),
+            "the IOMMU of the range that holds it does not translate for itself",
+        ),
+        ("IORT", iort(smmu(SMMU_V3, 1)), "the IORT table has no root complex for its segment"),
+        ("IORT", iort(iort_node(ROOT)), "the IORT table maps its requester ID to no SMMU"),
+    ],
+)
+def test_where_a_table_leaves_a_function_out_it_says_how(table: str, data: bytes, reason: str) -> None:
+    assert answer(arm(**{table: data}), "00:03.0") == Unserved(Evidence(table), reason)
+
+
+def hosts(*bridges: dict[str, int | tuple[int, ...]], host_node: str | None = None) -> Service:
+    """Host bridges at 0x10, 0x20 and so on, and an SMMU with phandle 5, disabled one with phandle 6."""
+    strings = Strings()
+    found = [fdt_node("iommu@9", strings.prop("phandle", 5))]
+    found.append(fdt_node("iommu@a", strings.prop("phandle", 6), strings.prop("status", "disabled")))
+    for number, properties in enumerate(bridges, 1):
+        fixed = (strings.prop("device_type", "pci"), strings.prop("reg", (16 * number, 16)))
+        more = (strings.prop(name, value) for name, value in properties.items())
+        found.append(fdt_node(f"pcie@{16 * number:x}", *fixed, *more))
+    cells = (strings.prop("#address-cells", 1), strings.prop("#size-cells", 1))
+    machine = Machine()
+    machine.endpoint("00:03.0", host_node=host_node)
+    return service_of(seen(machine, iommu=None, device_tree=fdt(fdt_node("", *cells, *found), strings.block)))
+
+
+WHOLE: dict[str, int | tuple[int, ...]] = {"iommu-map": (0, 5, 0, 0x10000)}
+LEFT_OUT = "the iommu-map of its host bridge leaves its requester ID out"
+
+
+@pytest.mark.parametrize(
+    ("bridges", "host_node", "found"),
+    [
+        ([WHOLE], None, ("/iommu@9", "ID 0x18", None)),
+        ([{}], None, "its host bridge has no iommu-map in the device tree"),
+        ([{"iommu-map": (0, 5, 0, 0x18)}], None, LEFT_OUT),
+        ([{"iommu-map": (0, 6, 0, 0x19)}], None, "the device tree has its IOMMU disabled"),
+        ([{"iommu-map": (0, 7, 0, 0x19)}], None, "the device tree has its IOMMU disabled"),
+        ([WHOLE, {"iommu-map": (0, 5, 0, 1)}], "20.pcie", LEFT_OUT),
+        ([{"iommu-map": (0, 5, 0, 1)}, WHOLE], "20.pcie", ("/iommu@9", "ID 0x18", None)),
+        (
+            [{"linux,pci-domain": 1} | WHOLE, {"linux,pci-domain": 0, "iommu-map": (0, 5, 0, 1)}],
+            None,
+            LEFT_OUT,
+        ),
+        ([WHOLE, WHOLE], None, None),
+    ],
+)
+def test_the_host_bridge_of_the_function_speaks_if_it_can_be_told(
+    bridges: list[dict[str, int | tuple[int, ...]]], host_node: str | None, found: object
+) -> None:
+    service = hosts(*bridges, host_node=host_node)
+
+    given = answer(service, "00:03.0")
+
+    assert told(given) == found
+    assert given is None or given.table is Evidence.DEVICE_TREE
+
+
+def nested() -> Machine:
+    machine = Machine()
+    machine.root_port("00:02.0", to=1, acs=None)
+    machine.endpoint("01:03.0")
+    machine.endpoint("01:04.0")
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("named", "bus", "path"),
+    [
+        ("01:03.0", 0, ((2, 0), (3, 0))),
+        ("01:03.0", 1, ((3, 0),)),
+        (None, 1, ((2, 0), (3, 0))),
+        (None, 0, ((5, 0), (3, 0))),
+        (None, 0, ((2, 0), (5, 0))),
+        (None, 0, ((2, 0), (3, 0), (1, 0))),
+        (None, 0, ()),
+    ],
+)
+def test_a_scope_names_a_function_by_the_way_from_a_root_bus_or_by_its_own_bus(
+    named: str | None, bus: int, path: tuple[tuple[int, int], ...]
+) -> None:
+    service = holding(nested(), "dmar0", DMAR=dmar(drhd(scope(ENDPOINT, bus, *path))))
+
+    served = [name for name in ("00:02.0", "01:03.0", "01:04.0") if isinstance(answer(service, name), Served)]
+
+    assert served == ([] if named is None else [named])
+
+
+def test_only_scopes_of_pci_functions_name_any() -> None:
+    service = holding(nested(), "dmar0", DMAR=dmar(drhd(scope(3, 0, (2, 0)), scope(4, 0, (2, 0)), scope(5, 0, (2, 0)))))
+
+    assert told(answer(service, "00:02.0")) == "no DMAR unit covers it"
+
+
+def test_a_virtual_function_counts_as_its_physical_one() -> None:
+    machine = Machine()
+    machine.endpoint("00:03.0")
+    machine.vf("00:03.1", of="00:03.0")
+    service = holding(machine, "dmar0", DMAR=dmar(drhd(scope(ENDPOINT, 0, (3, 0)))))
+
+    assert told(answer(service, "00:03.1")) == ("unit at 0xfed90000", "source ID 0x19", "dmar0")
+    alone = replace(service.topology.functions[Address.parse("00:03.1")], physfn=Address.parse("00:09.0"))
+    assert service.physical(alone) is alone
 
 
 def test_of_two_tables_the_one_that_serves_is_heard() -> None:
