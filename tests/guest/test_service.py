@@ -23,7 +23,7 @@ from tests.guest.service.page import page
 from tests.guest.service.probe import ATTEMPTS
 from tests.guest.service.rootfs import merged
 from tests.guest.service.run import NAMES, SUITES, run_session
-from tests.guest.service.session import Checked, Session, checked, decoded, encoded
+from tests.guest.service.session import Checked, Session, checked, decoded, encoded, renewed
 from tests.guest.supplies import Supplies
 
 INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
@@ -168,6 +168,17 @@ RESULTS: tuple[list[Checked], dict[str, Any]] = (
 
 def test_results_are_read_back_as_they_were_written() -> None:
     assert decoded(encoded(*RESULTS)) == RESULTS
+
+
+def test_checks_that_are_run_again_replace_their_results_where_the_disk_is_the_same() -> None:
+    again = [Checked("reboot", True, "now", 1.0), Checked("upgrade", True, "new", 1.0)]
+    results, found = RESULTS
+
+    assert renewed((results, {**found, "disk": "a"}), (again, {"disk": "a"})) == (
+        [results[0], *again],
+        {**found, "disk": "a"},
+    )
+    assert renewed((results, {"disk": "a"}), (again, {"disk": "b"})) == (again, {"disk": "b"})
 
 
 def test_the_page_shows_each_check_and_the_figures_that_there_are() -> None:

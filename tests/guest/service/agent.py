@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs inside the guest: takes commands from the second serial port, and answers with what they print.
 
-A line is JSON in base64. A request has ``command`` (for the shell) and ``seconds``; the answer has ``status``
-(None: not in time) and ``output``. The first line after each boot is the answer to nothing, and says that the guest
-is there.
+A line is JSON in base64. A request has ``number``, ``command`` (for the shell) and ``seconds``; the answer has the same
+``number``, ``status`` (None: not in time) and ``output``. The first line after each boot is the answer to number 0,
+which nobody sends, and says that the guest is there.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ def main() -> None:
     port = os.open(PORT, os.O_RDWR | os.O_NOCTTY)
     tty.setraw(port)
     with open(port, "rb", buffering=0, closefd=False) as requests:
-        say(port, {"status": 0, "output": "hello"})
+        say(port, {"number": 0, "status": 0, "output": "hello"})
         waiting = b""
         while True:
             waiting += requests.read(4096) or b""
             *lines, waiting = waiting.split(b"\n")
             for line in filter(None, lines):
-                say(port, run(json.loads(base64.b64decode(line))))
+                request = json.loads(base64.b64decode(line))
+                say(port, {"number": request["number"], **run(request)})
 
 
 def run(request: dict[str, object]) -> dict[str, object]:

@@ -41,6 +41,7 @@ INSTALL_PAGE = ROOT / "docs" / "install.md"
 
 def services_are_up(session: Session) -> str:
     """Both services active, ready and never restarted; nothing else of the system failed."""
+    session.figures["kernel"] = session.guest.run("uname -r").strip()
     state = session.guest.ask("systemctl is-system-running --wait", seconds=180).output.strip()
     failed = session.guest.run("systemctl --failed --no-legend --plain").strip()
     assert state == "running", f"the system is {state}: {failed}"

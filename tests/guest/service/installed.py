@@ -28,6 +28,8 @@ RELEASE = ("tools/install.sh", "systemd", "monitoring", "docs", "README.md", "LI
 PLACE = "/srv/iommud"
 MODULE = f"{PLACE}/dummy.ko"
 """A kernel module that nothing has loaded, for the check that a service cannot load it."""
+FROM_WHEELS, WHEEL = "PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels", "wheels/iommud-*.whl"
+DROP_INS = "/etc/systemd/system/iommud-web.socket.d"
 MIB = 1 << 20
 INSTALL_SECONDS = 1200
 
@@ -90,11 +92,10 @@ def _install(supplies: Supplies, base: Base, directory: Path) -> dict[str, objec
 def _install_in(guest: Guest) -> dict[str, object]:
     guest.run(f"mkdir {PLACE} && tar -C {PLACE} -xf /dev/vdb && chmod +x {PLACE}/tools/install.sh")
     started = time.monotonic()
-    wheels = "PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels"
-    guest.run(f"cd {PLACE} && {wheels} tools/install.sh install wheels/iommud-*.whl", seconds=INSTALL_SECONDS)
+    guest.run(f"cd {PLACE} && {FROM_WHEELS} tools/install.sh install {WHEEL}", seconds=INSTALL_SECONDS)
     seconds = round(time.monotonic() - started, 1)
     document = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-    guest.write("/etc/systemd/system/iommud-web.socket.d/override.conf", socket_drop_in(document))
+    guest.write(f"{DROP_INS}/override.conf", socket_drop_in(document))
     guest.run("systemctl daemon-reload")
     guest.run(allow_plain(document), seconds=240)
     found = {

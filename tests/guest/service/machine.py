@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.guest.boot import terminated_as_interrupted
 from tests.guest.cpio import archive, regular
 from tests.guest.debian import Unavailable
 from tests.guest.image import init_archive, modules_archive
@@ -132,10 +133,13 @@ def started(supplies: Supplies, machine: Machine, image: bytes, directory: Path)
         )
 
 
-def run_to_end(supplies: Supplies, machine: Machine, image: bytes, directory: Path, *, seconds: float) -> str:
-    """Run a machine until it powers itself off; what it printed. Raises Unavailable when it takes too long."""
-    with tempfile.TemporaryDirectory(prefix="guest-") as sockets:
-        place = Path(sockets)
+def run_to_end(supplies: Supplies, machine: Machine, image: bytes, keep: Path, *, seconds: float) -> str:
+    """Run a machine until it powers itself off; what it printed, which ``keep`` holds as well.
+
+    Raises Unavailable when it takes too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="guest-") as name, terminated_as_interrupted():
+        place = Path(name)
         process = started(supplies, machine, image, place)
         try:
             process.wait(seconds)
@@ -147,5 +151,6 @@ def run_to_end(supplies: Supplies, machine: Machine, image: bytes, directory: Pa
             process.wait()
             log = place / "console.log"
             console = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            (directory / "console.log").write_text(console, encoding="utf-8")
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            keep.write_text(console, encoding="utf-8")
     return console

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tests.guest.service.checks import NIC, PLUGGED, UNGROUPED
 from tests.guest.service.figures import findings, value
 from tests.guest.service.guest import GuestError, eventually
+from tests.guest.service.installed import DROP_INS, FROM_WHEELS, INSTALL_SECONDS, PLACE, WHEEL
 from tests.guest.service.session import COLLECTOR, SERVER, UNITS, Scraping, Session
 
 WATCHDOG_SECONDS = 150
@@ -136,9 +137,10 @@ def _filled(session: Session) -> str:
 
 def a_reboot_changes_nothing(session: Session) -> str:
     """After a reboot of the same machine the services are up, and nothing is said to have changed."""
+    session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=180)
     boot = session.guest.run("cat /proc/sys/kernel/random/boot_id")
     started = time.monotonic()
-    session.guest.run("systemctl --no-block reboot")
+    session.guest.run("systemd-run -q --on-active=2s --timer-property=AccuracySec=100ms systemctl reboot")
     session.guest.wait_until_up()
     assert session.guest.run("cat /proc/sys/kernel/random/boot_id") != boot, "it did not reboot"
     session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=180)
@@ -161,3 +163,27 @@ def changes_since_the_last_boot_are_told(session: Session) -> str:
     assert status.status == 1, f"iommud status ends with {status.status}"
     assert NIC in status.output, status.output[:300]
     return " | ".join(line.split(" reasons=")[0][:160] for line in lines[:2])
+
+
+def an_upgrade_loses_no_scrape(session: Session) -> str:
+    """`tools/install.sh upgrade` while scrapes go on: none is refused, and new processes run afterwards."""
+    before = {unit: session.process(unit) for unit in UNITS}
+    with Scraping(session.guest, every=1) as scraping:
+        words = session.guest.run(f"cd {PLACE} && {FROM_WHEELS} tools/install.sh upgrade {WHEEL}", INSTALL_SECONDS)
+        for unit in UNITS:
+            session.wait_until_up(unit, other_than=before[unit])
+    assert not scraping.failures, f"{len(scraping.failures)} scrapes lost: {scraping.failures[:3]}"
+    return f"{words.strip().splitlines()[-1]}; {scraping.words()}"
+
+
+def removal_leaves_what_is_documented(session: Session) -> str:
+    """`install.sh remove` of the installed copy takes all away, but for the drop-ins that somebody made."""
+    words = session.guest.run("/opt/iommud/share/iommud/install.sh remove", seconds=120)
+    left = session.guest.run(
+        "find / -xdev -name '*iommud*' -not -path '/srv/*'; find /run -name '*iommud*'; find /opt -mindepth 1"
+    ).split()
+    assert set(left) == {DROP_INS}, f"left: {left}"
+    assert DROP_INS in words, f"what is left is not named: {words}"
+    gone = session.guest.ask("systemctl is-active iommud.service iommud-web.service iommud-web.socket").output.split()
+    assert set(gone) <= {"inactive", "unknown"}, f"still there: {gone}"
+    return f"nothing is left but {DROP_INS}, and that is said"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ PACKAGES = (
     *("python3", "python3-venv", "curl"),
 )
 DISK_MIB = 2048
+BUILD_SECONDS = 1800
 READY = ":iommud: the root is ready"
 # With a merged /usr these are links into it, whether the packages of the suite know that or not.
 MERGED = ("bin", "sbin", "lib", "lib64")
@@ -136,12 +136,13 @@ def base_disk(supplies: Supplies, suite: str, kernel: str) -> Base:
         for old in disk.parent.glob(f"{suite}-*"):
             old.unlink()
         with tempfile.TemporaryDirectory(dir=disk.parent, prefix=".making-") as making:
-            _make(supplies, packages, kernel, Path(making))
+            console = supplies.cache / "results" / f"service-{suite}" / "debian.log"
+            _make(supplies, packages, kernel, Path(making), console)
             Path(making, "disk").rename(disk)
     return Base(disk, suite, digest)
 
 
-def _make(supplies: Supplies, packages: Path, kernel: str, directory: Path) -> None:
+def _make(supplies: Supplies, packages: Path, kernel: str, directory: Path, keep: Path) -> None:
     disk, archive = directory / "disk", directory / "archive"
     empty_disk(supplies, disk)
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as whole:
@@ -150,7 +151,7 @@ def _make(supplies: Supplies, packages: Path, kernel: str, directory: Path) -> N
     modules = ("virtio_blk", "crc32c_generic", "ext4")
     image = initramfs(supplies, kernel, modules, lambda order: INIT.format(modules=" ".join(order), ready=READY))
     machine = Machine(kernel=kernel, disks=(disk, archive), memory=1024)
-    console = run_to_end(supplies, machine, image, directory, seconds=1200)
+    console = run_to_end(supplies, machine, image, keep, seconds=BUILD_SECONDS)
     if READY not in console:
         raise Unavailable(f"Debian did not install itself: {' | '.join(console.splitlines()[-5:])}")
 
@@ -233,9 +234,3 @@ def _file(path: str, content: bytes) -> Members:
 def python_of(suite: str) -> str:
     """The version of Python in a suite, as pip names it."""
     return {"bookworm": "3.11", "trixie": "3.13"}[suite]
-
-
-if __name__ == "__main__":
-    from tests.guest.debian import cache_directory
-
-    print(base_disk(Supplies(cache_directory()), *sys.argv[1:]))

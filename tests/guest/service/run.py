@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,11 @@ FIRST: Mapping[str, Check] = {
     "full directories": recovery.full_directories_are_survived,
     "reboot": recovery.a_reboot_changes_nothing,
 }
-SECOND: Mapping[str, Check] = {"changed since the last boot": recovery.changes_since_the_last_boot_are_told}
+SECOND: Mapping[str, Check] = {
+    "changed since the last boot": recovery.changes_since_the_last_boot_are_told,
+    "upgrade": recovery.an_upgrade_loses_no_scrape,
+    "remove": recovery.removal_leaves_what_is_documented,
+}
 NAMES = (*FIRST, *SECOND)
 
 
@@ -75,6 +80,7 @@ def run_session(
     except GuestError as error:
         raise Unavailable(f"iommud could not be installed in the guest: {error}") from error
     figures: dict[str, Any] = {
+        "disk": installed.digest,
         "suite": suite,
         "systemd": installed.systemd,
         "python": installed.python,
@@ -121,12 +127,14 @@ class _Boot:
                 session = Session(guest, self._installed, self._directory, self._keep, figures)
                 results = run_checks(session, wanted, say)
                 self._journal(guest)
-                guest.power_off()
+                with contextlib.suppress(GuestError):  # it has answered all the same
+                    guest.power_off()
         except GuestError as error:
             say(f"the guest: {error}")
             return [Checked(name, False, f"the guest: {error}", 0) for name, _ in wanted]
         return results
 
     def _journal(self, guest: Guest) -> None:
-        answer = guest.ask("journalctl -q -b --no-hostname -u 'iommud*' | tail -n 2000")
-        self._console.with_suffix(".journal").write_text(answer.output, encoding="utf-8")
+        with contextlib.suppress(GuestError):
+            answer = guest.ask("journalctl -q -b --no-hostname -u 'iommud*' | tail -n 2000")
+            self._console.with_suffix(".journal").write_text(answer.output, encoding="utf-8")

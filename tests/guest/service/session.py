@@ -183,10 +183,22 @@ def encoded(results: Iterable[Checked], figures: dict[str, Any]) -> str:
     return json.dumps({"checks": [asdict(one) for one in results], "figures": figures}, indent=1) + "\n"
 
 
-def decoded(text: str) -> tuple[list[Checked], dict[str, Any]]:
+def decoded(text: str) -> Results:
     """What ``encoded`` wrote."""
     found = json.loads(text)
     return [Checked(**one) for one in found["checks"]], found["figures"]
+
+
+Results = tuple[list[Checked], dict[str, Any]]
+
+
+def renewed(old: Results, new: Results) -> Results:
+    """Earlier results with those of some checks that were run again, if both are of one state of the disk."""
+    if old[1].get("disk") != new[1].get("disk"):
+        return new
+    by_name = {one.name: one for one in new[0]}
+    known = [by_name.pop(one.name, one) for one in old[0]]
+    return [*known, *by_name.values()], {**old[1], **new[1]}
 
 
 @contextlib.contextmanager
