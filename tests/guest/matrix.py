@@ -55,7 +55,7 @@ DIMENSIONS: Mapping[str, tuple[Hashable, ...]] = {
 }
 # A word on the command line makes a guest say less of everything else, so most guests get none.
 PLAIN: Mapping[str, Hashable] = {"parameters": ""}
-# QEMU's amd-iommu makes the probes of these wait for ever.
+# Behind QEMU's amd-iommu the probe of nvme waits for a minute, and gets no answer.
 HANGS_BEHIND_AMD = ("nvme", "virtio-")
 VIRTUAL_FUNCTIONS = 4
 

@@ -36,6 +36,7 @@ OUT_OF_REACH = """\
   QEMU 7.2, 10 and 11. The topology `root-ports-below-switch` puts root ports, which have one, in their place.
 - Endpoints with an ACS capability: QEMU has none; `multifunction-endpoints-with-acs` has functions that the kernel
   knows to be isolated without one.
+- Virtual functions on the next bus: QEMU makes none, and says `VF addr overflows` (`sriov-next-bus`).
 - Root ports without ACS in QEMU 11: it took the property `disable-acs` away; an `ioh3420` stands for them there.
 """
 PARTS = (

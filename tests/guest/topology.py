@@ -195,7 +195,8 @@ TOPOLOGIES: Mapping[str, Devices] = {
     # The igb has no ACS capability either; the kernel knows from its own list that its functions are isolated.
     "multifunction-endpoints-with-acs": (
         root_port("rp", 2),
-        endpoint("igb", "rp", 0, multifunction="on"),
+        # An igb speaks of no further function unless told to, and a port that forwards ARI asks for the next one.
+        multifunction(Device(model="igb", bus="rp", slot=0, options={"x-pcie-ari-nextfn-1": "on"})),
         endpoint("igb", "rp", 0, 1),
     ),
     # QEMU's switches have no ACS; its root ports have, and it lets them hang below an upstream port.
