@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from iommud.address import Address
 from iommud.model.acs import AcsBasis, AcsModel, AcsState
-from iommud.pci import CLASS_PCI_BRIDGE, PortType
+from iommud.pci import CLASS_PCI_BRIDGE, REQUIRED_ACS, AcsRegisters, PortType
 from iommud.snapshot import PciFunction
+from iommud.verdict.actual import ActualGroups
 from iommud.verdict.reasons import GAP_TEXTS, describe_type
 from iommud.verdict.survey import parse_override, survey
 from iommud.whatif.changes import (
@@ -115,6 +116,8 @@ def _boot(machine: Imagined, change: BootKernel) -> Imagined:
     booted = machine.surveyed(kernel=change.kernel)
     after = acs_in_time(booted.platform)
     booted = booted.noted(*kernel_notes(change.kernel))
+    if booted.platform.waits_for_drivers and booted.in_use and not ActualGroups.of(machine.snapshot).members:
+        booted = booted.noted("no function has a group now: that drivers would match all of them is taken for granted")
     if change.kernel.downstream is not None:
         raise ImpossibleChangeError(
             f"groups of kernel {change.kernel.text} cannot be predicted: {change.kernel.downstream}"
@@ -148,6 +151,7 @@ def _add_parameters(machine: Imagined, text: str) -> Imagined:
     cmdline = " ".join([*(machine.snapshot.cmdline or "").split(), *text.split()])
     found = replace(machine, snapshot=replace(machine.snapshot, cmdline=cmdline))
     names = {word.partition("=")[0] for word in text.split()}
+    firmware = None if machine.in_use else machine
     if names & _SWITCHES:
         found = _switch_iommu(machine, found, cmdline, text)
     if "pcie_acs_override" in names:
@@ -155,7 +159,7 @@ def _add_parameters(machine: Imagined, text: str) -> Imagined:
         found = _override(found, OverrideAcs(tokens, ids))
     if "pcie_ports=compat" in text.split():
         found = _without_port_driver(found)
-    found = _set_flags(found, text)
+    found = _set_flags(found, cmdline if found.in_use and firmware is not None else text, firmware)
     return found.noted(*(f"no effect of {one} on groups is modelled" for one in _ineffective(text)))
 
 
@@ -180,8 +184,7 @@ def _switch_iommu(old: Imagined, new: Imagined, cmdline: str, text: str) -> Imag
     was = survey(bare, old.kernel)
     now = replace(new, snapshot=replace(bare, cmdline=cmdline)).surveyed()
     if not old.in_use and now.in_use:
-        found = now.noted("an IOMMU in use asks for ACS wherever it exists")
-        return _set_flags(_switch_everywhere(found, on=True), cmdline)
+        return _switch_everywhere(now.noted("an IOMMU in use asks for ACS wherever it exists"), on=True)
     if old.in_use and not now.in_use:
         if now.platform.usage_reason == was.usage_reason:
             raise ImpossibleChangeError(f"what {text} does cannot be told: the snapshot names no IOMMU driver")
@@ -203,18 +206,22 @@ def _is_ports(function: PciFunction) -> bool:
     return matched and function.driver in (None, "pcieport")
 
 
-def _set_flags(machine: Imagined, words: str) -> Imagined:
-    """What ``pci=config_acs=`` and ``pci=disable_acs_redir=`` make of the registers."""
+def _set_flags(machine: Imagined, words: str, firmware: Imagined | None = None) -> Imagined:
+    """What ``pci=config_acs=`` and ``pci=disable_acs_redir=`` make of the registers.
+
+    ``firmware`` is the machine with the registers as firmware left them, where that is known: while no IOMMU is in
+    use, nobody else has set them.
+    """
     try:
         settings = flag_settings(words)
     except ValueError as error:
         raise ImpossibleChangeError(str(error)) from error
     for setting in settings:
-        machine = _set_one(machine, setting)
+        machine = _set_one(machine, setting, firmware)
     return machine
 
 
-def _set_one(machine: Imagined, setting: FlagSetting) -> Imagined:
+def _set_one(machine: Imagined, setting: FlagSetting, firmware: Imagined | None) -> Imagined:
     topology = machine.topology()
     named = [one for one in machine.snapshot.functions if setting.matches(one, topology)]
     modern = machine.kernel.at_least(*CONFIG_ACS_SINCE)
@@ -223,7 +230,10 @@ def _set_one(machine: Imagined, setting: FlagSetting) -> Imagined:
     if not named:
         return machine.noted(f"pci={setting.option}= names {setting.device}, which is no function of this machine")
     acs = AcsModel(topology)
-    changed = {one.address: _flagged(machine, acs, one, setting, modern=modern) for one in named}
+    left = {one.address: one.config.acs for one in (firmware.snapshot.functions if firmware and modern else ())}
+    # Before 6.11 the other flags stay as the kernel has set them.
+    kept = left if modern else {one.address: one.config.acs for one in named}
+    changed = {one.address: _flagged(acs, one, setting, kept.get(one.address)) for one in named}
     bare = [one for one in named if one.config.acs is None]
     found = machine.altered(changed).noted(*(_why_bare(setting, one) for one in bare))
     opened = [one for one in named if one.config.acs is not None and changed[one.address].config.acs is None]
@@ -237,14 +247,10 @@ def _why_bare(setting: FlagSetting, function: PciFunction) -> str:
     return f"whether {function.address} has an ACS capability that pci={setting.option}= could set is not known"
 
 
-def _flagged(
-    machine: Imagined, acs: AcsModel, function: PciFunction, setting: FlagSetting, *, modern: bool
-) -> PciFunction:
+def _flagged(acs: AcsModel, function: PciFunction, setting: FlagSetting, kept: AcsRegisters | None) -> PciFunction:
     registers = function.config.acs
     if registers is None:
         return function
-    on = setting.on
-    if not modern or not machine.in_use:
-        # The other flags stay: on older kernels as the kernel set them, without an IOMMU as firmware left them.
-        on |= registers.control & ~setting.off
-    return configured(function, acs.needed_flags(function, registers), on=on, off=setting.off)
+    on = setting.on if kept is None else setting.on | kept.control & ~setting.off
+    settled = REQUIRED_ACS & ~on if kept is not None else 0
+    return configured(function, acs.needed_flags(function, registers), on=on, off=setting.off | settled)

@@ -35,7 +35,7 @@ def moved(machine: Imagined, address: Address, slot: Slot) -> Imagined:
     others = [one for one in topology.functions.values() if one.address[:2] == place.bus]
     occupied = {one.address for one in others if one.address not in travellers}
     numbers = _Numbers(topology, place, travellers, occupied)
-    heads = numbers.heads(device, slot)
+    heads = numbers.heads(address, device, slot)
     names = numbers.names([one for one in machine.snapshot.functions if one.address in travellers], heads)
     return _relocated(machine, _Relocation(place, names, numbers.buses, fits)).noted(
         *_notes(topology, device, place, names)
@@ -94,15 +94,15 @@ class _Numbers:
     buses: dict[BusId, BusId] = field(default_factory=dict)
     """The number of each bus below the device, before and after."""
 
-    def heads(self, device: tuple[PciFunction, ...], slot: Slot) -> dict[Address, Address]:
-        """The new address of each function of the device."""
+    def heads(self, named: Address, device: tuple[PciFunction, ...], slot: Slot) -> dict[Address, Address]:
+        """The new address of each function of the device, one of which was named."""
         number = self._device_number(device, slot)
         if len(device) == 1:
             function = self._lone_function(device[0], slot, number)
             return {device[0].address: Address(*self.place.bus, number, function)}
         self._must_be_free(number)
         wanted = slot.function or (slot.at.function if self._is_exact(slot) and slot.at else 0)
-        if wanted:
+        if wanted not in (0, named.function):
             raise ImpossibleChangeError(f"{device[0].address} has several functions, which keep their numbers")
         shift = (number - min(one.address.device for one in device)) << 3
         return {one.address: self._shifted(one.address, shift) for one in device}
@@ -134,9 +134,9 @@ class _Numbers:
     def _lone_function(self, function: PciFunction, slot: Slot, number: int) -> int:
         """Function 0, unless a number is asked for beside a function 0 that is multifunction."""
         asked = slot.at.function if slot.at is not None and self._is_exact(slot) else slot.function
-        if not asked:
+        if not asked or asked == function.address.function:
             self._must_be_free(number)
-            return 0 if asked == 0 else function.address.function
+            return function.address.function if asked is None else asked
         wanted = Address(*self.place.bus, number, asked)
         first = self.topology.functions.get(Address(*self.place.bus, number, 0))
         if wanted in self.occupied:
