@@ -25,11 +25,20 @@ class Row:
     depth: int
     parent: Node | None
     """What it hangs from; None at the top."""
+    tops: tuple[Address, ...] = ()
+    """Functions that this row counts in place of rows of their own, ``node`` the first of them; empty: it is one."""
+    folded: tuple[Address, ...] = ()
+    """The same with all that lies below them."""
 
     @property
     def address(self) -> Address | None:
-        """The function; None for a root bus."""
-        return self.node if isinstance(self.node, Address) else None
+        """The function; None for a root bus, and for a row that counts several."""
+        return self.node if isinstance(self.node, Address) and not self.tops else None
+
+    @property
+    def members(self) -> tuple[Address, ...]:
+        """Every function that the row stands for."""
+        return self.folded if self.address is None else (self.address,)
 
 
 def forest(topology: Topology) -> tuple[tuple[Row, ...], ...]:

@@ -17,7 +17,16 @@ from iommud.render.page_topology import topology_section
 from iommud.render.stylesheet import PAGE_STYLE
 from iommud.render.text import shown_devices
 from iommud.render.view import Naming, View
-from iommud.render.words import firmware_notes, headline, kernel_note, listing, no_iommu_lines, plural, summary
+from iommud.render.words import (
+    firmware_notes,
+    headline,
+    kernel_note,
+    listing,
+    no_iommu_lines,
+    plural,
+    status_words,
+    summary,
+)
 from iommud.verdict.findings import Finding, Kind, Severity
 from iommud.verdict.report import Acceptance, Failure, Report, Result, Status
 
@@ -64,10 +73,6 @@ MEANINGS: Mapping[Kind, str] = {
 _REASONS_SHOWN = 6
 _LONGEST_RELEASE = 60
 _DEVICES_SHOWN = 24
-_STATUS_WORDS = {
-    Status.UNDECIDABLE: "The expected groups cannot be decided",
-    Status.NO_IOMMU: "No IOMMU is in use",
-}
 _ICON = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'><circle cx='4' cy='4' r='4' fill='{}'/></svg>"
 _ICON_COLOURS = {Status.OK: "#186a36", Status.FINDINGS: "#b3141d", Status.ERROR: "#b3141d"}
 _LINKS = (("report.json", "JSON"), ("report.txt", "text"), ("metrics", "metrics"))
@@ -249,18 +254,6 @@ def _failure(failure: Failure) -> str:
         f"{_status_icon(Status.ERROR, Severity.CRITICAL)}The machine could not be read</h2>"
         f"<p>{esc(failure.error)}</p>{AGE_TOKEN}</section></main>"
     )
-
-
-def status_words(report: Report) -> str:
-    """The verdict as a headline."""
-    if report.status in _STATUS_WORDS:
-        return _STATUS_WORDS[report.status]
-    count = len(report.failing())
-    if count:
-        return f"{plural(count, 'finding')} to look at"
-    if report.accepted:
-        return "Nothing is wrong beyond what is accepted"
-    return "Nothing is wrong" if report.findings else "All groups are as expected"
 
 
 def _sentence(text: str) -> str:

@@ -4,29 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from iommud.render.forest import Row, split
+from iommud.render.edges import Edges
+from iommud.render.fold import WHOLE_LIMIT, Detail, folded
+from iommud.render.forest import Row
 from iommud.render.markup import Palette, esc, mark_html
+from iommud.render.parts import Part, parts, root_name
 from iommud.render.svg import Drawing
+from iommud.render.svg_ties import Ties
 from iommud.render.view import View
 from iommud.render.words import plural
 from iommud.verdict.findings import Severity
 
-OPEN_LIMIT = 96
+OPEN_LIMIT = WHOLE_LIMIT
 """Functions of a machine up to which everything is in sight."""
 PART = 48
-"""Functions of a part, roughly, on a larger machine."""
+"""Rows of a part, roughly, on a larger machine."""
 DRAWN_LIMIT = 2000
-"""Functions that are drawn at most, so that a page never grows beyond about two megabytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    title: str
-    rows: tuple[Row, ...]
-    worst: Severity | None
-    """The worst finding about a function in it, remarks left out."""
+"""Rows that are drawn at most, so that a page never grows beyond about two megabytes."""
 
 
 def topology_section(view: View, trees: Sequence[tuple[Row, ...]], palette: Palette) -> Iterator[str]:
@@ -34,62 +29,52 @@ def topology_section(view: View, trees: Sequence[tuple[Row, ...]], palette: Pale
     total = sum(len(tree) for tree in trees)
     if not total:
         return
+    trees = folded(view, trees, Detail.WHOLE if total <= OPEN_LIMIT else Detail.ALIKE)
+    edges = Edges.of(view, (row for tree in trees for row in tree))
     yield '<section aria-labelledby="topology"><h2 id="topology">Topology</h2>'
     yield _LEGEND
     if total <= OPEN_LIMIT:
         for index, tree in enumerate(trees):
             title = f"Functions below {root_name(tree)}"
-            yield _scrolling(Drawing(view, tree, palette, title, links=True), f"t{index}")
+            yield _scrolling(_drawing(view, tree, palette, title, edges), f"t{index}")
     else:
-        parts = [part for tree in trees for part in _parts(view, tree)]
-        yield from _large(view, parts, palette)
+        cut = [part for tree in trees for part in parts(view, tree, PART)]
+        yield from _large(view, cut, palette, edges)
     yield "</section>"
 
 
-def root_name(tree: Sequence[Row]) -> str:
-    """The directory of the root bus in sysfs, ``pci0000:00``."""
-    domain, bus = tree[0].node[:2]
-    return f"pci{domain:04x}:{bus:02x}"
+def _drawing(view: View, rows: Sequence[Row], palette: Palette, title: str, edges: Edges) -> Drawing:
+    return Drawing(view, rows, palette, title, links=True, ties=Ties.of(view, rows, edges, palette))
 
 
-def _parts(view: View, tree: tuple[Row, ...]) -> Iterator[_Part]:
-    cut = (tree,) if len(tree) <= PART + 1 else split(tree, PART)
-    for rows in cut:
-        addresses = [row.address for row in rows if row.address is not None]
-        found = (severity for one in addresses if (severity := view.severity(one)) is not None)
-        worst = min((one for one in found if one is not Severity.INFO), key=lambda one: one.rank, default=None)
-        span = f", {min(addresses)} to {max(addresses)}" if len(cut) > 1 and addresses else ""
-        yield _Part(root_name(tree) + span, rows, worst)
-
-
-def _large(view: View, parts: list[_Part], palette: Palette) -> Iterator[str]:
+def _large(view: View, cut: list[Part], palette: Palette, edges: Edges) -> Iterator[str]:
     """Each part behind its summary, the first ones, up to some rows, and those with something wrong open.
 
     Those with something wrong come first when not all can be drawn.
     """
     budget = DRAWN_LIMIT
     drawn: set[int] = set()
-    for index in sorted(range(len(parts)), key=lambda one: (parts[one].worst is None, one)):
-        if len(parts[index].rows) <= budget:
-            budget -= len(parts[index].rows)
+    for index in sorted(range(len(cut)), key=lambda one: (cut[one].worst is None, one)):
+        if len(cut[index].rows) <= budget:
+            budget -= len(cut[index].rows)
             drawn.add(index)
     shown = 0
-    for index, part in enumerate(parts):
+    for index, part in enumerate(cut):
         shown += len(part.rows)
         is_open = part.worst is not None or shown <= OPEN_LIMIT or index == 0
-        yield from _folded(view, part, palette, f"t{index}" if index in drawn else None, is_open=is_open)
+        drawing = _drawing(view, part.rows, palette, f"Functions of {part.title}", edges) if index in drawn else None
+        yield from _behind(view, part, drawing, f"t{index}", is_open=is_open)
 
 
-def _folded(view: View, part: _Part, palette: Palette, name: str | None, *, is_open: bool) -> Iterator[str]:
-    addresses = [row.address for row in part.rows if row.address is not None]
+def _behind(view: View, part: Part, drawing: Drawing | None, name: str, *, is_open: bool) -> Iterator[str]:
+    addresses = [one for row in part.rows for one in row.members]
     groups = len(view.numbers(addresses))
     sign = "" if part.worst is None else f" {mark_html(part.worst, '!')} {part.worst}"
     yield f"<details{' open' if is_open else ''}><summary><b>{esc(part.title)}</b>"
     yield f": {plural(len(addresses), 'function')} in {plural(groups, 'group')}{sign}</summary>"
-    if name is None:
+    if drawing is None:
         yield "<p>Not drawn: the machine is too large for one page. The JSON report holds all groups.</p></details>"
         return
-    drawing = Drawing(view, part.rows, palette, f"Functions of {part.title}", links=True)
     yield f"{_scrolling(drawing, name)}</details>"
 
 
@@ -113,6 +98,8 @@ _LEGEND = (
     + f"<li>{mark_html(Severity.CRITICAL, '!')}critical</li>"
     + f"<li>{mark_html(Severity.WARNING, '!')}warning</li>"
     + f"<li>{mark_html(Severity.INFO, 'i')}info</li>"
-    + "<li>Areas are groups of the kernel, their numbers at the left. A dashed frame: not in the expected group.</li>"
+    + _key('<g class="tie gx"><path d="M15 3H8q-5 0-5 5t5 5H15"/></g>', "tie: must share a group")
+    + "<li>Areas are groups of the kernel, their numbers at the left. A dashed frame: not in the expected group. "
+    + "A dashed tie: the kernel did not follow it.</li>"
     + "</ul>"
 )

@@ -6,10 +6,10 @@ Text has a contrast of 4.5 to 1 or better on what lies behind it, in both scheme
 
 from __future__ import annotations
 
-_HUES = (210, 32, 165, 280, 60, 320, 190, 90, 245, 45, 140, 300)
+HUES = (210, 32, 165, 280, 60, 320, 190, 90, 245, 45, 140, 300)
 """Neighbours far apart on the circle, and none of them the red of a critical finding."""
 
-COLOURS = len(_HUES)
+COLOURS = len(HUES)
 """Hues for groups; further groups begin again at the first."""
 
 _LIGHT = """
@@ -33,13 +33,14 @@ def _one_line(css: str) -> str:
 _COLOURS = (
     f":root{{color-scheme:light dark;{_one_line(_LIGHT)}}}"
     f"@media (prefers-color-scheme:dark){{:root{{{_one_line(_DARK)}}}}}"
-    + "".join(f".g{index}{{--g:hsl({hue} 65% var(--depth))}}" for index, hue in enumerate(_HUES))
+    + "".join(f".g{index}{{--g:hsl({hue} 65% var(--depth))}}" for index, hue in enumerate(HUES))
     + ".gx{--g:var(--soft)}"
 )
 
 _DRAWING = """
 .tree{font:13px/1 system-ui,sans-serif;fill:var(--ink);display:block}
 .tree .addr,.tree .root,.tree .num{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}
+.tree .headline{font-size:17px;font-weight:700}
 .tree .addr{font-weight:600}
 .tree .root{fill:var(--soft);font-weight:600}
 .tree .kind,.tree .name,.tree .num.none{fill:var(--soft)}
@@ -52,6 +53,13 @@ _DRAWING = """
 .dot{fill:var(--g)}
 .ring{fill:var(--paper);stroke:var(--g);stroke-width:2}
 .wire{fill:none;stroke:var(--soft);stroke-opacity:.55;stroke-width:1.25}
+.tie path{fill:none;stroke:var(--g);stroke-width:1.75}
+.tie .hit{stroke:transparent;stroke-width:9;pointer-events:stroke}
+.tie.broken{--g:var(--critical)}
+.tie.broken.warning{--g:var(--warning)}
+.tie.broken.info{--g:var(--info)}
+.tie.broken path+path{stroke-dasharray:4 2.5}
+.tie:hover path+path{stroke-width:3.5}
 .halo{fill:none;width:calc(100% - 2px);height:calc(100% - 2px);stroke-width:1.5;stroke-dasharray:5 3}
 .mark text{font:700 11px/1 system-ui,sans-serif;fill:var(--on-mark)}
 .mark.critical path,.critical .why,.critical .tag{fill:var(--critical)}

@@ -21,6 +21,11 @@ LISTED = 4
 """Addresses that a sentence names before it counts the rest."""
 _LONGEST_RELEASE = 60
 
+_STATUS_WORDS = {
+    Status.UNDECIDABLE: "The expected groups cannot be decided",
+    Status.NO_IOMMU: "No IOMMU is in use",
+}
+
 _Item = TypeVar("_Item")
 
 
@@ -109,6 +114,18 @@ def summary(report: Report) -> str:
     else:
         what = counts or "nothing wrong"
     return f"{what}; {machine_words(report)}"
+
+
+def status_words(report: Report) -> str:
+    """The verdict as a headline."""
+    if report.status in _STATUS_WORDS:
+        return _STATUS_WORDS[report.status]
+    count = len(report.failing())
+    if count:
+        return f"{plural(count, 'finding')} to look at"
+    if report.accepted:
+        return "Nothing is wrong beyond what is accepted"
+    return "Nothing is wrong" if report.findings else "All groups are as expected"
 
 
 def no_iommu_lines(report: Report) -> Iterator[str]:

@@ -483,7 +483,7 @@ def test_all_text_has_enough_contrast(name: str) -> None:
     found = {key.removeprefix("--"): colour(value) for key, value in values.items() if value.startswith("#")}
     tint, depth = float(values["--tint"]), float(values["--depth"].rstrip("%")) / 100
     areas = []
-    for hue in stylesheet._HUES:
+    for hue in stylesheet.HUES:
         pure = colorsys.hls_to_rgb(hue / 360, depth, 0.65)
         red, green, blue = (tint * p + (1 - tint) * q for p, q in zip(pure, found["paper"], strict=True))
         areas.append((red, green, blue))

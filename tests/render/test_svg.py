@@ -9,9 +9,11 @@ import pytest
 
 from iommud import check
 from iommud.address import Address
+from iommud.render.fold import Detail
 from iommud.render.forest import forest
 from iommud.render.markup import Palette
-from iommud.render.svg import Drawing, render_svg
+from iommud.render.sheet import render_svg
+from iommud.render.svg import Drawing
 from iommud.render.view import View
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.report import Report
@@ -35,7 +37,8 @@ CAPTURES = sorted(path.name.removesuffix(".tar.gz") for path in FIXTURES.glob("*
 
 
 def parsed(report: Report) -> ET.Element:
-    return ET.fromstring(render_svg(report, names=NAMES))  # noqa: S314 - the program's own output
+    drawing = render_svg(report, names=NAMES, detail=Detail.WHOLE)
+    return ET.fromstring(drawing)  # noqa: S314 - the program's own output
 
 
 def functions(root: ET.Element) -> dict[str, ET.Element]:
@@ -63,15 +66,15 @@ def test_every_function_is_drawn_once_in_a_document_of_its_own(name: str) -> Non
 @pytest.mark.parametrize("name", [FOUNDING, ALIAS_SPLIT, SRIOV, WORKSTATION])
 def test_the_areas_are_the_groups(name: str) -> None:
     report = report_of(name)
-    root = parsed(report)
-    rows = {address: float(one.find(f"{SVG}text").get("y", "")) for address, one in functions(root).items()}  # type: ignore[union-attr] # each has one
     found: dict[int, set[str]] = {}
-    for area in (one for one in root if re.fullmatch(r"g\d+", one.get("class", ""))):
-        rectangle, number = area.find(f"{SVG}rect"), area.findtext(f"{SVG}text")
-        if rectangle is not None and number is not None:
+    for panel in parsed(report).findall(f"{SVG}svg"):
+        rows = {address: float(one.find(f"{SVG}text").get("y", "")) for address, one in functions(panel).items()}  # type: ignore[union-attr] # each has one
+        for area in (one for one in panel if re.fullmatch(r"g\d+", one.get("class", ""))):
+            rectangle, number = area.find(f"{SVG}rect"), area.findtext(f"{SVG}text")
+            assert rectangle is not None
             top = float(rectangle.get("y", ""))
             bottom = top + float(rectangle.get("height", ""))
-            found.setdefault(int(number), set()).update(one for one, y in rows.items() if top < y < bottom)
+            found.setdefault(int(str(number)), set()).update(one for one, y in rows.items() if top < y < bottom)
 
     assert found == {number: set(map(str, members)) for number, members in report.actual.members.items()}
 
@@ -138,9 +141,12 @@ def test_foreign_strings_stay_text() -> None:
     assert "\\x1b[31mred\\n<script>" in text(parsed(hostile()))
 
 
-def test_there_is_nothing_to_draw_without_functions_or_without_the_analysis() -> None:
-    assert render_svg(check(Snapshot(source="empty"))) == ""
-    assert render_svg(replace(no_iommu(), analysis=None)) == ""
+@pytest.mark.parametrize("report", [check(Snapshot(source="empty")), replace(no_iommu(), analysis=None)])
+def test_without_functions_or_without_the_analysis_there_is_a_headline_only(report: Report) -> None:
+    root = parsed(report)
+
+    assert functions(root) == {}
+    assert text(root).startswith("No IOMMU is in use")
 
 
 def test_functions_that_lie_below_each_other_are_drawn_all_the_same() -> None:
