@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import socket
 import statistics
 import sys
@@ -143,6 +144,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
     parser.add_argument("--directory", default="/dev/shm", help="where the machine is generated")  # noqa: S108 - a fresh directory is made in it
     options = parser.parse_args()
+    # Whoever ends this ends the daemon too, and takes the machine away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with (
         tempfile.TemporaryDirectory(prefix="iommud-bench-", dir=options.directory) as directory,
         Path(options.csv).open("w", encoding="ascii") as table,
