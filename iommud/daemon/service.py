@@ -36,7 +36,7 @@ _FIRST_RETRY, _LAST_RETRY = 1.0, 30.0
 """Seconds to wait after a failure, twice as long after each further one."""
 _CLOCK_WAS_SET = 1.0
 _LONG_LOOK = 20.0
-"""Seconds that the first look may take unnoticed; the unit's TimeoutStartSec is 45."""
+"""Seconds that the first look may take unnoticed; the unit's TimeoutStartSec is 90."""
 _PATIENCE = 1.0
 """Seconds that the worker gets to end what it is at, when the daemon stops."""
 
