@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.guest.boot import boot_twice
-from tests.guest.judge import judge
+from tests.guest.boot import Outcome, boot_twice
+from tests.guest.judge import Result, judge
 from tests.guest.reproduced import TRIALS, Outcomes, Trial, cell_of, outcome_of, plan_of
 from tests.guest.supplies import Supplies
 
@@ -37,8 +37,7 @@ def run_trials(trials: Iterable[Trial], supplies: Supplies, keep: Path, say: Say
     keep.mkdir(parents=True, exist_ok=True)
     for trial in trials:
         outcome = _run(trial, supplies, keep)
-        with results_file(keep).open("a", encoding="utf-8") as file:
-            file.write(outcome.encode() + "\n")
+        _keep_result(keep, outcome)
         say(f"{trial.fixture}: {summary(outcome)}")
         for line in (*outcome.misplaced, *outcome.differences)[:SHOWN_DIFFERENCES]:
             say(f"  {line}")
@@ -48,6 +47,24 @@ def _run(trial: Trial, supplies: Supplies, keep: Path) -> Outcomes:
     plan = plan_of(trial)
     cell = cell_of(trial, plan)
     return outcome_of(trial, plan, judge(cell, boot_twice(cell, supplies), keep), keep)
+
+
+def judge_kept(trials: Iterable[Trial], keep: Path) -> None:
+    """Compare the captures of earlier boots once more, by the iommud of today. Nothing is booted."""
+    for fixture, before in results(keep).items():
+        for trial in (one for one in trials if one.fixture == fixture):
+            plan = plan_of(trial)
+            came = Outcome.DONE if before.equal is not None else Outcome.HANG
+            name = cell_of(trial, plan).name
+            booted = Result(
+                cell=name, outcome=came, seconds=0, kernel=before.kernel, qemu=before.qemu, words=before.words
+            )
+            _keep_result(keep, outcome_of(trial, plan, booted, keep))
+
+
+def _keep_result(keep: Path, outcome: Outcomes) -> None:
+    with results_file(keep).open("a", encoding="utf-8") as file:
+        file.write(outcome.encode() + "\n")
 
 
 def results_file(keep: Path) -> Path:
@@ -72,7 +89,9 @@ def summary(outcome: Outcomes) -> str:
         return outcome.words
     if outcome.misplaced:
         return f"{len(outcome.misplaced)} functions are not where they were foretold"
-    return f"{outcome.groups} equal" if outcome.equal else f"{len(outcome.differences)} differences"
+    if not outcome.equal:
+        return f"{len(outcome.differences)} differences"
+    return f"{outcome.groups} equal" + (f", {outcome.ungrouped} functions without, alike" if outcome.ungrouped else "")
 
 
 def table(trials: Iterable[Trial], found: Mapping[str, Outcomes]) -> str:

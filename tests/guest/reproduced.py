@@ -89,6 +89,8 @@ class Outcomes:
     """Functions that the guest does not have where they were foretold."""
     groups: int = 0
     """How many captured groups have members that were carried over."""
+    ungrouped: int = 0
+    """How many functions without a group that should have one were carried over."""
     equal: bool | None = None
     """Whether the guest's groups are the captured ones. None: the guest gave no answer."""
     differences: tuple[str, ...] = ()
@@ -166,6 +168,7 @@ def outcome_of(trial: Trial, found: Reproduction, result: Result, keep: Path) ->
         omissions=omissions,
         misplaced=tuple(misplaced(found, guest)) if guest is not None else (),
         groups=len(moved_groups(captured, found.addresses)),
+        ungrouped=sum(one in found.addresses for one in captured.ungrouped),
         equal=None if guest is None else not differences,
         differences=differences,
         words="" if guest is not None else result.summary,

@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     rebuilt = commands.add_parser("reproduce", help="rebuild captures and compare groups, into docs/reproduce.md")
     rebuilt.add_argument("fixtures", nargs="*", metavar="FIXTURE", help="captures by name, booted again; else all left")
     rebuilt.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
+    rebuilt.add_argument("--judge", action="store_true", help="boot nothing: compare what is kept, and write the page")
     rebuilt.set_defaults(command=_reproduce)
     whole = commands.add_parser("matrix", help="run the matrix, from where it was left, and write its page")
     whole.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="guests at a time")
@@ -111,8 +112,11 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.fresh:
         rebuilding.results_file(keep).unlink(missing_ok=True)
     trials = rebuilding.trials_named(options.fixtures)
-    wanted = trials if options.fixtures else rebuilding.left(trials, rebuilding.results(keep))
-    rebuilding.run_trials(wanted, Supplies(cache_directory()), keep, _say)
+    if options.judge:
+        rebuilding.judge_kept(trials, keep)
+    else:
+        wanted = trials if options.fixtures else rebuilding.left(trials, rebuilding.results(keep))
+        rebuilding.run_trials(wanted, Supplies(cache_directory()), keep, _say)
     found = rebuilding.results(keep)
     rebuilding.write_page(rebuilding.PAGE, found)
     for name in rebuilding.unexplained(trials, found):
