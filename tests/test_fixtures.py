@@ -111,6 +111,7 @@ KNOWN = {
     "6.1v-amd64-virtio-vnet-bridge-q7.2": Expected(
         wrong=(Wrong("alias-split", "critical", "00:02.0 01:00.0 02:00.0"),), without="00:00.0 00:01.0"
     ),
+    "7.2-amd64-virtio-pxb-racing-q10": Expected((ungrouped("00:1f.2", "warning"),), "00:01.0", "00:1f.2"),
     "7.3-amd64-amd-seed-q7.2": Expected(without="00:01.0"),
     "7.3-amd64-virtio-hotplug-pciebridge-q7.2": Expected((ungrouped("02:02.0"),), "00:01.0", "02:02.0"),
     "7.3-amd64-virtio-rp-config-acs-q7.2": Expected(without="00:01.0"),

@@ -32,6 +32,8 @@ class CauseId(enum.StrEnum):
     """``pcie_acs_override`` vouched for functions that no hardware isolates."""
     PROBE_ORDER = "probe-order"
     """Functions were grouped before the bridges above them."""
+    PROBE_RACE = "probe-race"
+    """A driver was binding to a function while the IOMMU registered, and the pass over all functions left it out."""
     ACS_CHANGED_SINCE = "acs-changed-since"
     """Something changed ACS after the functions had been grouped."""
     IOMMU_DRIVER_REFUSED = "iommu-driver-refused"

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The order of probing: before 6.15 a function was grouped when a driver matched it, on machines with firmware maps."""
+"""What drivers have to do with it: before 6.15 the order in which they come, since then a race with the IOMMU's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from iommud.address import Address
 from iommud.causes.cause import CauseId
 from iommud.causes.facts import Facts
-from iommud.causes.hypothesis import Hypothesis, Telling, order_text
+from iommud.causes.hypothesis import Hypothesis, Telling, listed, order_text
 from iommud.causes.search import Proof
 from iommud.causes.world import World
+from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Finding, Kind
 
 
@@ -17,6 +19,9 @@ def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
     """An order of its own, where the platform lets order matter."""
     if facts.order_matters and finding.kind is not Kind.UNISOLATED:
         yield Hypothesis(CauseId.PROBE_ORDER, World(any_order=True), lambda proof: _tell(facts, proof))
+    if finding.kind is Kind.UNGROUPED and facts.once(_passed_by):
+        world = World(unprobed=facts.once(_passed_by))
+        yield Hypothesis(CauseId.PROBE_RACE, world, lambda proof: _tell_race(facts, proof))
 
 
 def _tell(facts: Facts, proof: Proof) -> Telling:
@@ -48,3 +53,48 @@ def _early(facts: Facts, proof: Proof) -> tuple[str, str] | None:
             if place.get(bridge.address, -1) > place[one]:
                 return str(one), str(bridge.address)
     return None
+
+
+def _passed_by(facts: Facts) -> frozenset[Address]:
+    """Functions that a driver has and the pass over all functions left out.
+
+    ``iommu_init_device()``, drivers/iommu/iommu.c, configures no function that has a driver, and a function has one
+    from the beginning of ``really_probe()``, drivers/base/dd.c, on. With a device tree ``of_iommu_configure()`` makes
+    up for it; ``acpi_iommu_configure_id()`` does not.
+    """
+    firmware = facts.platform.firmware
+    if (
+        (firmware.viot is None and firmware.iort is None)
+        or not facts.kernel.readable
+        or not facts.kernel.at_least(6, 15)
+    ):
+        return frozenset()
+    return frozenset(one.address for one in facts.snapshot.functions if _is_passed_by(facts, one))
+
+
+def _is_passed_by(facts: Facts, function: PciFunction) -> bool:
+    """What shares a requester ID may be refused for that, and the log tells of those that once had a group."""
+    address = function.address
+    if function.driver is None or function.is_virtual or address in facts.numbers or not facts.should_join(address):
+        return False
+    alone = len(facts.model.aliases.of(function)) == 1
+    return alone and all(one != address for one, _ in facts.logged_then)
+
+
+def _tell_race(facts: Facts, proof: Proof) -> Telling:
+    drivers = ", ".join(sorted({facts.function(one).driver or "" for one in proof.without}))
+    evidence = [
+        f"bound to {drivers}, and alone under its requester ID; before it was bound the kernel would have grouped it"
+    ]
+    if facts.logged_then:
+        evidence.append(
+            f"the kernel log shows the pass grouping {len(facts.logged_then)} of the others, and not this one"
+        )
+    return Telling(
+        f"{drivers} was being bound to {listed(proof.without)} while the IOMMU registered, and the kernel's pass over "
+        "all functions leaves out one that has a driver",
+        tuple(evidence),
+        "load the IOMMU's driver before the drivers of devices, or build it in; until then remove the function and "
+        "have the bus scanned again (remove, rescan in sysfs), which groups it anew",
+        "registration-race",
+    )

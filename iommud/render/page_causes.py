@@ -54,6 +54,10 @@ CAUSE_MEANINGS: Mapping[CauseId, str] = {
         "A function's driver came before that of the bridges above it, so there was no group to join and it got one "
         "of its own. Groups are never joined afterwards."
     ),
+    CauseId.PROBE_RACE: (
+        "When an IOMMU registers, the kernel walks over all functions. It passed by one to which a driver was just "
+        "being bound, and the driver works without the IOMMU."
+    ),
     CauseId.ACS_CHANGED_SINCE: (
         "A reset, a resume, a program or firmware changed the ACS registers after the groups had been made. The groups "
         "show what the registers held then."

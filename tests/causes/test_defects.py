@@ -74,6 +74,8 @@ def test_the_kernels_own_problems_are_all_there() -> None:
         ("probe-order", (5, 10), None, True),
         ("probe-order", (6, 12), 95, True),
         ("probe-order", (6, 15), 0, False),
+        ("registration-race", (6, 14), 0, False),
+        ("registration-race", (7, 2), 13, True),
         ("smmuv3-stream-bug", (5, 10), 223, True),
         ("smmuv3-stream-bug", (5, 13), 0, False),
         ("smmuv3-duplicate-stream", (6, 1), 137, True),

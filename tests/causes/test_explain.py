@@ -142,6 +142,40 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         lambda: seen(thread(), "02:00.0 | 00:02.0 01:00.0", iommu=VIRTIO, tables=VIOT),
         lambda: seen(thread(), "00:02.0 01:00.0 | 02:00.0", iommu=VIRTIO, tables=VIOT),
     ),
+    *(
+        (
+            CauseId.PROBE_RACE,
+            lambda kernel=kernel, iommu=iommu, tables=tables: seen(
+                port_and_nic(ON, kernel), "00:02.0", iommu=iommu, tables=tables
+            ),
+            nearly,
+        )
+        for kernel, iommu, tables, nearly in (
+            (
+                "7.2",
+                VIRTIO,
+                VIOT,
+                lambda: seen(port_and_nic(ON, "6.14"), "00:02.0", iommu=VIRTIO, tables=VIOT),
+            ),
+            # The log shows that it had a group.
+            (
+                "6.15",
+                SMMU,
+                IORT,
+                lambda: seen(
+                    port_and_nic(ON, "6.15"),
+                    "00:02.0",
+                    iommu=SMMU,
+                    tables=IORT,
+                    log=("pci 0000:00:02.0: Adding to iommu group 0", "pci 0000:01:00.0: Adding to iommu group 1"),
+                ),
+            ),
+            # The kernel makes up for it where a device tree describes the machine.
+            ("7.3", VIRTIO, VIOT, lambda: seen(port_and_nic(ON, "7.3"), "00:02.0", iommu=SMMU, **DT)),
+            # Whoever shares a requester ID may be refused for it.
+            ("7.3", SMMU, IORT, lambda: seen(two_nics("7.3"), "00:02.0 01:00.0 02:01.0", iommu=SMMU, tables=IORT)),
+        )
+    ),
     (
         CauseId.ACS_CHANGED_SINCE,
         lambda: seen(port_and_nic(ON), "00:02.0 01:00.0"),
@@ -232,6 +266,16 @@ def test_a_split_that_nothing_reproduces_is_unexplained() -> None:
 
     assert [one.kind for one in report.findings] == [Kind.ALIAS_SPLIT]
     assert report.causes == {}
+
+
+def test_a_function_left_out_by_a_race_is_told_with_its_driver_and_the_pass() -> None:
+    log = ("pci 0000:00:02.0: Adding to iommu group 0",)
+    report = check(seen(port_and_nic(ON), "00:02.0", iommu=VIRTIO, tables=VIOT, log=log))
+    (cause,) = causes_of(report)
+
+    assert cause.summary.startswith("e1000e was being bound to 0000:01:00.0 while the IOMMU registered")
+    assert cause.evidence[1] == "the kernel log shows the pass grouping 1 of the others, and not this one"
+    assert (cause.since, cause.until) == ("Linux 6.15", None)
 
 
 def test_findings_that_are_no_fault_of_the_kernels_have_no_causes() -> None:

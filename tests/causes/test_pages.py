@@ -31,6 +31,7 @@ CAUSES = {
     "6.1fix-amd64-virtio-seed-builtin-q7.2": "probe-order",
     "6.1v-amd64-virtio-seed-rp-no-port-driver-q7.2": "bridges-not-probed",
     "6.1v-amd64-virtio-vnet-bridge-q7.2": "probe-order",
+    "7.2-amd64-virtio-pxb-racing-q10": "probe-race",
     "7.3-amd64-virtio-hotplug-pciebridge-q7.2": "virtio-endpoint-unknown",
     "7.3-amd64-virtio-two-e1000-q7.2": "pass-abandoned virtio-endpoint-unknown",
     "7.3-amd64-virtio-two-e1000-rp-q10.0": "pass-abandoned virtio-endpoint-unknown",
