@@ -32,12 +32,8 @@ def kernel_notes(kernel: Kernel) -> Iterator[str]:
         return
     if _late_backport().affects(kernel.version, kernel.stable) is None:
         yield f"some releases of {kernel.version[0]}.{kernel.version[1]} ask for ACS too late; name the stable release"
-    known = [one.id for one in defects() if one.component is Component.KERNEL and _has(one, kernel)]
-    if known:
-        yield (
-            f"known defects of this release are not simulated ({', '.join(known)}): "
-            f"see iommud defects --affecting {kernel}"
-        )
+    if any(one.component is Component.KERNEL and _has(one, kernel) for one in defects()):
+        yield f"known defects of this release are not simulated: see iommud defects --affecting {kernel}"
 
 
 def _has(defect: Defect, kernel: Kernel) -> bool:
