@@ -104,7 +104,7 @@ def _hot_plug(
         qemu="10",
         steps=tuple(steps),
         story=story,
-        seconds=240,
+        seconds=480,
     )
 
 
@@ -183,8 +183,8 @@ OTHERS: Mapping[str, Cell] = {
         # QEMU 7.2 has no igb; its own words say so.
         Cell(kernel="6.12", topology="sriov-igb", iommu=Iommu.INTEL, steps=(EnableVirtualFunctions(4),)),
         Cell(kernel="6.12", topology="two-nics-0-1", iommu=Iommu.SMMUV3, architecture=ARM64),
-        Cell(kernel="6.12", topology="sriov-nvme", iommu=Iommu.AMD, steps=(EnableVirtualFunctions(4),), seconds=90),
-        Cell(kernel="6.12", topology="virtio-net-behind-bridge", iommu=Iommu.AMD, seconds=90),
+        Cell(kernel="6.12", topology="sriov-nvme", iommu=Iommu.AMD, steps=(EnableVirtualFunctions(4),)),
+        Cell(kernel="6.12", topology="virtio-net-behind-bridge", iommu=Iommu.AMD),
         Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, order=LoadOrder.NO_IOMMU_DRIVER),
         Cell(kernel="6.12", topology="founding-vga", iommu=Iommu.VIRTIO, iommu_slot=3),
         *(
@@ -220,7 +220,7 @@ OTHERS: Mapping[str, Cell] = {
             story="rebind",
         ),
         # A guest without memory enough, to see that this ends as a result.
-        Cell(kernel="6.12", topology="founding", iommu=Iommu.INTEL, memory=128, story="128-mib", seconds=60),
+        Cell(kernel="6.12", topology="founding", iommu=Iommu.INTEL, memory=128, story="128-mib"),
     )
 }
 NAMED: Mapping[str, Cell] = {**SMOKE, **FOUNDING, **HOT_PLUG, **HOT_PLUG_ELSEWHERE, **OTHERS, **BETWEEN}

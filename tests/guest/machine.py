@@ -73,8 +73,8 @@ class Cell:
     """A word that tells cells with different steps apart."""
     memory: int | None = None
     """MiB. None: as much as guests of its kind need."""
-    seconds: int = 150
-    """A guest that is not done by then hangs."""
+    seconds: int = 300
+    """A guest that is not done by then hangs. On a host with nothing else to do most take 20 seconds."""
 
     @property
     def name(self) -> str:
