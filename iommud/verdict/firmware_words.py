@@ -55,7 +55,8 @@ def _by_dmar(service: Service, function: PciFunction) -> Iterator[KeptMemory]:
     dmar = service.platform.firmware.dmar
     above = {bridge.address for bridge in service.topology.chain(function)}
     # device_rmrr_is_relaxable(): what USB controllers and graphics needed it for is over once a driver has them.
-    fixed = function.class_high != _CLASS_USB and (function.class_code or 0) >> 16 != CLASS_DISPLAY
+    kind = function.class_high
+    fixed = kind is None or (kind != _CLASS_USB and kind >> 8 != CLASS_DISPLAY)
     what = "RMRR, mapped one to one" + ("" if fixed else " until the function is given away")
     for region in dmar.reserved_regions if dmar is not None else ():
         scoped = dict(service.scoped(region.segment, region.scopes))

@@ -280,7 +280,7 @@ class Service:
         place = path.rpartition("@")[2]
         names = sorted(self.snapshot.iommus or ())
         registers = [name for name in names if name.startswith("smmu") and name.endswith(f".0x{place:0>16}")]
-        number = path.rpartition("@")[2].partition(",")
+        number = place.partition(",")
         slots = {f"{number[0]:0>2}.{number[2] or '0'}", f"{domain:04x}"}
         functions = [
             name for name in names if Address.from_name(name) and {name.rpartition(":")[2], name[:-8]} == slots

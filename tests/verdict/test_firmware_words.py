@@ -104,6 +104,19 @@ def test_iort_keeps_memory_for_streams(flags: int, how: str) -> None:
     assert kept(service, "01:00.0", "0001:02:00.0") == []
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "held"), [(0x18, 0x18, 1), (0x17, 0x18, 1), (0x18, 0x19, 1), (0x19, 0x20, 0), (0, 0x17, 0)]
+)
+def test_a_range_of_ivrs_holds_its_ends_and_always_stays(first: int, last: int, held: int) -> None:
+    machine = Machine()
+    machine.endpoint("00:03.0")
+    block = ivmd(0x22, first, last, flags=1, base=0x1000, size=0x1000)
+    service = holding(machine, "ivhd0", IVRS=ivrs(ivhd(0x11, short(ALL)), block))
+
+    assert len(kept(service, "00:03.0")) == held
+    assert fixed(service, "00:03.0") == [True] * held
+
+
 def test_without_tables_no_memory_is_kept_and_nothing_said() -> None:
     service = holding(thread(), "dmar0")
 

@@ -57,7 +57,10 @@ def told(found: Answer | None) -> tuple[str, str, str | None] | str | None:
         # Its reason names the table too, but for the device tree and Intel's words for a unit.
         assert found.table in found.reason or found.table in (Evidence.DEVICE_TREE, Evidence.VIOT)
         return found.reason
-    return None if found is None else (found.unit.name, f"{found.kind} {found.value:#x}", found.unit.instance)
+    if found is None:
+        return None
+    assert found.unit.table is found.table in Evidence
+    return found.unit.name, f"{found.kind} {found.value:#x}", found.unit.instance
 
 
 @pytest.mark.parametrize("path", sorted(CAPTURES.glob("*.tar.gz")), ids=lambda path: path.name)
