@@ -84,21 +84,29 @@ def _left_by_viot(facts: Facts) -> frozenset[Address]:
 
 
 def _is_left_by_viot(facts: Facts, bridge: PciFunction) -> bool:
-    """An alias-taking bridge without a group between a port and a function that have one."""
+    """An alias-taking bridge without a group, below a port that has one and above a function that a driver matched.
+
+    It was that match which wrote into the bridge's record, whatever became of the function afterwards.
+    """
     if facts.model.aliases.bridge_alias(bridge) is None or not _lacks_group(facts, bridge.address):
         return False
-    bus = facts.topology.buses.get((bridge.address.domain, bridge.secondary_bus or 0))
-    below = bus is not None and bus.bridge is not None and any(one.address in facts.numbers for one in bus.functions)
+    below = any(one.address in facts.numbers or one.driver is not None for one in _below(facts, bridge))
     above = facts.topology.above(bridge)
     return below and all(one.address in facts.numbers or _is_left_by_viot(facts, one) for one in above[:1])
 
 
+def _below(facts: Facts, bridge: PciFunction) -> tuple[PciFunction, ...]:
+    """The functions on the bus below a bridge."""
+    bus = facts.topology.buses.get((bridge.address.domain, bridge.secondary_bus or 0))
+    return tuple(bus.functions) if bus is not None and bus.bridge is not None else ()
+
+
 def _tell_viot(facts: Facts, proof: Proof) -> Telling:
-    left = listed(one for one in proof.without if facts.model.aliases.bridge_alias(facts.function(one)) is not None)
-    evidence = [
-        "the VIOT table describes the IOMMU",
-        f"{left} has no group, though the port above and a function below have",
-    ]
+    bridges = facts.once(_left_by_viot).intersection(proof.without)
+    left = listed(bridges)
+    grouped = any(one.address in facts.numbers for bridge in bridges for one in _below(facts, facts.function(bridge)))
+    around = "the port above and a function below have" if grouped else "the port above has, and a driver matched below"
+    evidence = ["the VIOT table describes the IOMMU", f"{left} has no group, though {around}"]
     if has_defect(facts, "viot-alias-record") is not True:
         evidence.append(
             f"stable kernels of the {facts.kernel.version[0]}.{facts.kernel.version[1]} series have the fix "

@@ -261,6 +261,28 @@ def test_of_a_bridge_left_out_and_a_bad_order_both_are_named_and_the_bridge_has_
     }
 
 
+def test_a_bridge_left_out_is_explained_although_qemu_refused_all_that_is_below_it() -> None:
+    report = check(seen(two_nics("6.1"), "00:02.0", iommu=VIRTIO, tables=VIOT))
+
+    found = {finding.devices: report.causes.get(finding.id, ()) for finding in report.findings}
+    assert {str(devices[0]): [one.id for one in causes] for devices, causes in found.items()} == {
+        "0000:01:00.0": [CauseId.VIOT_ALIAS_BUG],
+        "0000:02:01.0": [CauseId.VIRTIO_ENDPOINT_UNKNOWN],
+        "0000:02:02.0": [CauseId.VIRTIO_ENDPOINT_UNKNOWN],
+    }
+    bridge = next(one for one in causes_of(report) if one.id is CauseId.VIOT_ALIAS_BUG)
+    assert bridge.evidence[1] == "0000:01:00.0 has no group, though the port above has, and a driver matched below"
+
+
+def test_a_bridge_is_not_said_to_be_left_out_where_no_driver_matched_anything_below_it() -> None:
+    machine = two_nics("6.1")
+    machine.change("02:01.0", driver=None)
+    machine.change("02:02.0", driver=None)
+    report = check(seen(machine, "00:02.0", iommu=VIRTIO, tables=VIOT))
+
+    assert CauseId.VIOT_ALIAS_BUG not in {cause.id for cause in causes_of(report)}
+
+
 def test_a_split_that_nothing_reproduces_is_unexplained() -> None:
     report = check(seen(thread(kernel="7.3"), "02:00.0 | 01:00.0 | 00:02.0"))
 
