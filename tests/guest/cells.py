@@ -187,6 +187,12 @@ OTHERS: Mapping[str, Cell] = {
         Cell(kernel="6.12", topology="virtio-net-behind-bridge", iommu=Iommu.AMD),
         Cell(kernel="6.12", topology="founding", iommu=Iommu.VIRTIO, order=LoadOrder.NO_IOMMU_DRIVER),
         Cell(kernel="6.12", topology="founding-vga", iommu=Iommu.VIRTIO, iommu_slot=3),
+        Cell(kernel="7.2", topology="many-functions", iommu=Iommu.INTEL, qemu="10"),
+        # What the pairs of values leave to chance: the drivers of a newer kernel at once with that of its IOMMU.
+        *(
+            Cell(kernel=kernel, topology=topology, iommu=Iommu.VIRTIO, qemu="10", order=LoadOrder.RACING)
+            for kernel, topology in (("6.12", "founding-acs"), ("7.2", "founding"), ("7.3", "pxb"))
+        ),
         *(
             Cell(kernel=kernel, topology="multifunction-endpoints-with-acs", iommu=iommu, qemu="10")
             for kernel, iommu in (("5.10", Iommu.INTEL), ("6.12", Iommu.VIRTIO), ("7.3", Iommu.INTEL))
