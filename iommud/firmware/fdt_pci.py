@@ -194,7 +194,7 @@ def _map_problems(node: Node, raw: bytes, mask: int | None, targets: Mapping[int
     entries = _iommu_map(raw, targets)
     for entry in entries:
         _name_entry_problems(entry, mask, targets.get(entry.phandle), problems)
-    areas = [Area(0, 0, one.rid_base, one.rid_base + one.length - 1) for one in entries]
+    areas = [Area(one.rid_base, one.rid_base + one.length - 1) for one in entries]
     for first, second in overlaps(areas):
         problems.add(f"entries {first} and {second} hold the same IDs; the first counts")
     return problems.listed()

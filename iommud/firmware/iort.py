@@ -203,9 +203,7 @@ def _name_overlaps(nodes: Mapping[int, IortNode], problems: Problems) -> None:
         if node.kind is NodeKind.RMR:
             continue
         ranges = [mapping for mapping in node.mappings if not mapping.single]
-        areas = [
-            Area(0, 0, one.input_base, one.input_base + max(one.count - 2, 0 if one.count else -1)) for one in ranges
-        ]
+        areas = [Area(one.input_base, one.input_base + max(one.count - 2, 0)) for one in ranges]
         for first, second in overlaps(areas):
             identifier = max(ranges[first].input_base, ranges[second].input_base)
             problems.add(f"two ID mappings of the node at {node.offset:#x} hold ID {identifier:#x}; the first counts")

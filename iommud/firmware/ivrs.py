@@ -181,7 +181,7 @@ def _memory(item: Structure, problems: Problems) -> Iterator[MemoryBlock]:
 def _name_overlaps(blocks: tuple[IvhdBlock, ...], problems: Problems) -> None:
     """Names the blocks of different IOMMUs that claim the same requester IDs."""
     owned = [
-        (block, Area(block.segment, block.segment, first, last))
+        (block, Area(first, last, block.segment, block.segment))
         for block in blocks
         for first, last in joined((item.first, item.last) for item in block.covered)
     ]

@@ -50,7 +50,7 @@ def _name_faults(allocations: tuple[McfgAllocation, ...], problems: Problems) ->
     for number, one in enumerate(allocations):
         if one.last_bus < one.first_bus:
             problems.add(f"allocation {number} ends at bus {one.last_bus:#x}, before its first bus {one.first_bus:#x}")
-    areas = [Area(one.segment, one.segment, one.first_bus, one.last_bus) for one in allocations]
+    areas = [Area(one.first_bus, one.last_bus, one.segment, one.segment) for one in allocations]
     for first, second in overlaps(areas):
         problems.add(f"allocations {first} and {second} both hold buses of segment {allocations[first].segment}")
 

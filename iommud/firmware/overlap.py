@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """What an entry claims: rows `top` to `bottom` (segments) of columns `left` to `right` (IDs), all included."""
+    """What an entry claims: columns `left` to `right` (IDs) of rows `top` to `bottom` (segments), all included."""
 
-    top: int
-    bottom: int
     left: int
     right: int
+    top: int = 0
+    bottom: int = 0
 
 
 @dataclass(slots=True)

@@ -144,7 +144,7 @@ def _pci_ranges(nodes: list[Structure], data: bytes, problems: Problems) -> list
             problems.add(f"PCI range node at {offset:#x} ends before it starts, it holds nothing")
     # A range without an IOMMU decides nothing, so it contends with none.
     kept = [(offset, item) for offset, item in found if item.output is not None]
-    areas = [Area(one.first_segment, one.last_segment, one.first_rid, one.last_rid) for _, one in kept]
+    areas = [Area(one.first_rid, one.last_rid, one.first_segment, one.last_segment) for _, one in kept]
     for first, second in overlaps(areas):
         problems.add(f"PCI range nodes at {kept[first][0]:#x} and {kept[second][0]:#x} overlap; the last counts")
     return [item for _, item in found]

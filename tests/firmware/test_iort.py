@@ -312,6 +312,7 @@ def test_reserved_memory_that_is_remappable_says_so() -> None:
         ((id_map(0, 0x101, 0, FIRST), id_map(0x100, 8, 0, FIRST)), None),
         ((id_map(0, 0x102, 0, FIRST), id_map(0x100, 8, 0, FIRST)), 0x100),
         ((id_map(0x100, 1, 0, FIRST), id_map(0x100, 1, 0, FIRST)), 0x100),
+        ((id_map(0x100, 1, 0, FIRST), id_map(0x101, 1, 0, FIRST)), None),
         ((id_map(0, 8, 0, FIRST, single=True), id_map(0, 8, 0, FIRST, single=True)), None),
     ],
 )
@@ -328,6 +329,8 @@ def test_streams_of_reserved_memory_may_share_their_input_ids() -> None:
     reserved = rmr((1, 2), mappings=(id_map(0, 8, 0, FIRST), id_map(0, 8, 8, FIRST)))
 
     assert parse_iort(iort(node(SMMU_V3), reserved)).problems == ()
+    twice = node(ROOT, id_map(0, 8, 0, FIRST), id_map(0, 8, 0, FIRST))
+    assert len(parse_iort(iort(node(SMMU_V3), reserved, twice)).problems) == 1
 
 
 @pytest.mark.parametrize(
