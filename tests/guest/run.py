@@ -12,15 +12,17 @@ from pathlib import Path
 from types import FrameType
 
 from tests.guest import rebuilding
-from tests.guest.cells import FOUNDING, NAMED, SMOKE
-from tests.guest.debian import cache_directory
+from tests.guest.cells import NAMED, SMOKE
+from tests.guest.debian import Unavailable, cache_directory
 from tests.guest.differences import unexplained
+from tests.guest.founding import PICTURES, shown
 from tests.guest.judge import Result, judge_again
-from tests.guest.machine import Cell, Files, qemu_arguments
+from tests.guest.machine import Architecture, Cell, Files, qemu_arguments
 from tests.guest.matrix import matrix
 from tests.guest.page import page
 from tests.guest.picture import picture
 from tests.guest.progress import State, booting, fetch, run_all
+from tests.guest.source import JOBS, SuppliesWithSource, build
 from tests.guest.supplies import Supplies
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "kernel-matrix.md"
@@ -52,8 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     some = commands.add_parser("boot", help="boot cells by name, again if they have been")
     some.add_argument("cells", nargs="+", metavar="CELL")
     some.set_defaults(command=_boot)
-    founding = commands.add_parser("founding", help="boot the founding thread's machines and print their groups")
+    founding = commands.add_parser("founding", help="boot the founding thread's machines, each beside its words")
+    founding.add_argument("--only", default="", metavar="TEXT", help="pictures with this in the name of their cell")
     founding.set_defaults(command=_founding)
+    kernels = commands.add_parser("build-6.1bug", help="build the founding thread's kernels from Debian's source, anew")
+    kernels.add_argument("--architecture", type=Architecture, choices=list(Architecture), action="append")
+    kernels.add_argument("--jobs", type=int, default=JOBS, help="compilers at a time")
+    kernels.set_defaults(command=_build)
     rebuilt = commands.add_parser("reproduce", help="rebuild captures and compare groups, into docs/reproduce.md")
     rebuilt.add_argument("fixtures", nargs="*", metavar="FIXTURE", help="captures by name, booted again; else all left")
     rebuilt.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
@@ -91,8 +98,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _boot(options: argparse.Namespace) -> int:
     cells = _named(options.cells)
-    supplies = Supplies(cache_directory())
-    run = booting(supplies, _results())
+    run = booting(SuppliesWithSource(cache_directory(), _say), _results())
     for cell in cells:
         result = run(cell)
         State(_results() / "matrix.jsonl").add(result)
@@ -100,10 +106,28 @@ def _boot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _founding(_options: argparse.Namespace) -> int:
-    run = booting(Supplies(cache_directory()), _results())
-    for title, cell in FOUNDING.items():
-        print(picture(title, run(cell)), flush=True)
+def _founding(options: argparse.Namespace) -> int:
+    """1 if a picture is not that of the page."""
+    run = booting(SuppliesWithSource(cache_directory(), _say), _results())
+    others = []
+    for number, one in enumerate(PICTURES, 1):
+        if options.only not in one.cell.name:
+            continue
+        text, same = shown(number, one, run(one.cell), _results())
+        print(text, flush=True)
+        if not same:
+            others.append(one.cell.name)
+    _say(f"not as the page shows them: {', '.join(others)}" if others else "every picture is as the page shows it")
+    return 1 if others else 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    try:
+        for architecture in options.architecture or Architecture:
+            build(cache_directory(), architecture, _say, options.jobs)
+    except Unavailable as error:
+        _say(str(error))
+        return 1
     return 0
 
 
@@ -166,7 +190,8 @@ def _tell(cells: Sequence[Cell], results: Mapping[str, Result], *, whole: bool) 
 
 def _named(wanted: Sequence[str]) -> list[Cell]:
     """Cells by the name of the matrix or by their own. Ends the program where there is none."""
-    known = {cell.name: cell for cell in matrix()} | dict(NAMED)
+    pictures = {one.cell.name: one.cell for one in PICTURES}
+    known = pictures | {cell.name: cell for cell in matrix()} | dict(NAMED)
     missing = [name for name in wanted if name not in known]
     if missing:
         raise SystemExit(f"no cell is called {missing[0]}: see the list command")
