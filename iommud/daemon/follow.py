@@ -39,6 +39,7 @@ class Follower(FileSystemEventHandler):
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._problem: str | None = None
+        self._taken: tuple[int, int, int] | None = None
         self._loaded = asyncio.Event()
 
     async def start(self) -> None:
@@ -83,6 +84,11 @@ class Follower(FileSystemEventHandler):
         self.look()
 
     def _load(self) -> None:
+        # To read all files of a publication every few seconds is most of what an idle server does.
+        newest = self._newest()
+        if newest is not None and newest == self._taken:
+            return
+        self._taken = None
         try:
             self._board.load(self._directory)
         except PublicationError as error:
@@ -91,6 +97,15 @@ class Follower(FileSystemEventHandler):
             self._problem = str(error)
         else:
             self._problem = None
+            self._taken = newest
+
+    def _newest(self) -> tuple[int, int, int] | None:
+        """What tells the link to the newest publication from those before it: each is made anew. None without one."""
+        try:
+            found = (self._directory / CURRENT).lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns
 
     def _done(self) -> None:
         self._loaded.set()
