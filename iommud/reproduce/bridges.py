@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from iommud.model.acs import AcsModel
+from iommud.model.acs import AcsBasis, AcsModel
 from iommud.model.quirks import BridgeFlag
 from iommud.pci import PortType
 from iommud.reproduce.endpoints import Where, about
@@ -117,7 +117,11 @@ class Bridges:
 
         A port that the device table vouches for gets one too: the guest's port has no entry in that table.
         """
-        isolated, config = self.acs.verdict(bridge).isolated, bridge.config
+        verdict, config = self.acs.verdict(bridge), bridge.config
+        isolated = verdict.isolated
+        if verdict.basis is AcsBasis.OVERRIDE:
+            text = "only pcie_acs_override isolates it; given an ACS capability, for a kernel without that patch"
+            self._note(OmissionKind.ISOLATION, text, bridge)
         if isolated is None and config.acs is None:
             text = "whether it is isolated cannot be told from the capture; given an ACS capability"
             self._note(OmissionKind.UNKNOWN, text, bridge)

@@ -12,7 +12,6 @@ from iommud.model.topology import BusId
 from iommud.reproduce.models import (
     IGB,
     NVME,
-    TESTDEV,
     Model,
     Option,
     Version,
@@ -50,12 +49,6 @@ class _Wanted:
     isolated: bool | None
     """None: that does not matter, or is not known."""
     virtual: int
-
-
-_CONTRARY = {
-    True: "it is isolated from its siblings, and its stand-in is not",
-    False: "it is not isolated from its siblings, and its stand-in is",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +121,15 @@ class Endpoints:
         both = [one for one in fitting if one in alike]
         if both:
             return both[0]
-        if wanted.isolated and where.express and not where.root:
+        # Only isolation can be what is wanting: among those without it there is one for every bus.
+        if where.express and not where.root:
             return None
-        if wanted.isolated and alike:
+        if alike:
             self._note(OmissionKind.NATURE, "a PCI Express function stands for a conventional one", function)
             return alike[0]
-        if wanted.isolated is not None:
-            self._note(OmissionKind.ISOLATION, _CONTRARY[wanted.isolated], function)
-        return next(iter(fitting), TESTDEV)
+        text = "it is isolated from its siblings, and its stand-in is not"
+        self._note(OmissionKind.ISOLATION, text, function)
+        return fitting[0]
 
     def _candidates(self, function: PciFunction, where: Where, wanted: _Wanted) -> Iterator[Model]:
         """Models in the order of preference."""
@@ -149,7 +143,7 @@ class Endpoints:
         yield from (one for one in identical(ids, function.class_high) if one is not IGB or igb_fits)
         if function.class_high == IGB.class_high and wanted.isolated and igb_fits and self._may_use_io(where):
             yield IGB
-        for one in similar(ids, function.class_high, lean=self.lean and not where.root):
+        for one in similar(ids, function.class_high, pcie=wanted.pcie, lean=self.lean and not where.root):
             if self._may_use_io(where) or not one.io:
                 yield one
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from iommud.address import Address
 from iommud.model.acs import AcsModel
+from iommud.model.topology import Topology
 from iommud.reproduce.bridges import PCI_BRIDGE, PCIE_TO_PCI, UPSTREAM, Bridges, is_port
 from iommud.reproduce.endpoints import Endpoints, Where
 from iommud.reproduce.models import TESTDEV, Version
@@ -16,8 +17,8 @@ from iommud.reproduce.parts import OmissionKind, Part, depth_first
 from iommud.snapshot import PciFunction, Snapshot
 from iommud.verdict.survey import is_iommu_itself
 
-_DEEPEST = 200
-"""Buses above one another; more than 256 have no numbers."""
+_DEEPEST = 64
+"""Buses above one another, which no machine has; a capture that claims more is one that lies."""
 _MANY_BUSES = 8
 _SLOTS = 32
 Slots = dict[int, tuple[Part, ...]]
@@ -47,7 +48,7 @@ class Grower:
             if function.physfn is not None:
                 virtual.setdefault(function.physfn, []).append(function.address)
             else:
-                below.setdefault(function.upstream, []).append(function)
+                below.setdefault(_above(function, acs.topology), []).append(function)
         endpoints = Endpoints(
             acs, qemu, _is_lean(below), notes, {address: tuple(found) for address, found in virtual.items()}
         )
@@ -144,6 +145,18 @@ class Grower:
         found = self.endpoints.virtual.get(function.address, ())
         if found:
             self.notes.add(OmissionKind.FUNCTION, "virtual functions of a function that is not carried over", *found)
+
+
+def _above(function: PciFunction, topology: Topology) -> Address | None:
+    """The bridge above; of a bridge that only paths name, the one that leads to its bus number."""
+    if function.present or function.upstream is not None:
+        return function.upstream
+    leading = (
+        one.address
+        for one in topology.functions.values()
+        if (one.address.domain, one.secondary_bus) == function.address[:2] and one is not function
+    )
+    return next(leading, None)
 
 
 def _filler(beside: PciFunction, where: Where) -> Part:

@@ -160,12 +160,12 @@ _SIMILAR: Mapping[int, tuple[Model, ...]] = {
 }
 
 
-def similar(ids: tuple[int | None, int | None], class_high: int | None, *, lean: bool) -> Iterator[Model]:
+def similar(ids: tuple[int | None, int | None], class_high: int | None, *, pcie: bool, lean: bool) -> Iterator[Model]:
     """Models of the same class, and those that serve for any. ``lean``: those with I/O ports come last."""
     if ids[0] == 0x1AF4 and ids[1] in _VIRTIO_DISKS:
         # virtio-blk does not start without a disk.
         yield VIRTIO_SCSI
     first = _SIMILAR.get(class_high or -1, ())
     same_class = [one for one in MODELS if one.class_high == class_high and one not in (*first, TESTDEV, IGB)]
-    any_class = (XHCI, E1000E, TESTDEV, SDHCI)
+    any_class = (XHCI, E1000E, TESTDEV, SDHCI) if pcie else (TESTDEV, SDHCI, E1000E)
     yield from sorted((*first, *same_class, *any_class), key=lambda one: lean and one.io)

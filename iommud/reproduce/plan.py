@@ -54,7 +54,9 @@ class _Planner:
         board = board_of(self.report, platform.firmware, platform.drivers, self.notes)
         placed = self._numbered(self._parts(board), board)
         board = self._with_acpi(board, placed)
-        addresses = {one.part.captured: one.address for one in placed if one.part.captured is not None}
+        present = {one.address for one in snapshot.functions}
+        captured = ((one.part.captured, one.address) for one in placed)
+        addresses = {one: address for one, address in captured if one is not None and one in present}
         virtual = {one.address: len(one.part.virtual) for one in placed if one.part.virtual}
         addresses |= _virtual_addresses(placed)
         parameters = (
