@@ -16,6 +16,15 @@ Row = tuple[Cell, Result]
 UNEXPLAINED = "**not explained yet**"
 HOST = "host: "
 EVIDENCE_SHOWN = 3
+NOTES = {
+    "iommu-driver-missing": (
+        "Debian's kernels before 6.12 are built without `CONFIG_VIRTIO_IOMMU`; a newer one has it as a module, which "
+        "was left out on purpose where the cell is called `no-iommu-driver`."
+    ),
+}
+"""What the lab knows beyond iommud, by cause."""
+OF_ALL = "no-groups"
+"""The finding that is about all functions, so that they need not be listed."""
 
 
 def differs(result: Result) -> bool:
@@ -63,7 +72,10 @@ def differences(rows: Sequence[Row]) -> Iterator[str]:
             by_cause[cause].append(((cell, result), [one for one in told if (one.cause or "") == cause]))
     for cause, cells in sorted(by_cause.items(), key=lambda one: (one[0] != "", -len(one[1]), one[0])):
         yield from _heading(cause, cells)
-        yield from (_difference(result, told) for (_, result), told in cells)
+        alike: dict[str, list[str]] = defaultdict(list)
+        for (_, result), theirs in cells:
+            alike[_difference(theirs)].append(f"`{result.cell}`")
+        yield from (f"- {', '.join(names)}: {text}" for text, names in alike.items())
         yield ""
 
 
@@ -81,6 +93,8 @@ def _heading(cause: str, cells: Sequence[tuple[Row, list[Explained]]]) -> Iterat
     releases = f"{since}; {until}" if bound else "not bound to a release"
     number = f"{len(cells)} {'guest' if len(cells) == 1 else 'guests'}"
     yield f"{number}, with Linux {kernels}. {releases[0].upper()}{releases[1:]}."
+    if cause in NOTES:
+        yield NOTES[cause]
     yield ""
 
 
@@ -89,17 +103,17 @@ def release_order(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in name.split("."))
 
 
-def _difference(result: Result, told: Iterable[Explained]) -> str:
-    """One guest: the findings that one sentence explains are told together."""
+def _difference(told: Iterable[Explained]) -> str:
+    """What is told of one guest: the findings that one sentence explains are told together."""
     about: dict[tuple[str, str, tuple[str, ...], str], list[str]] = defaultdict(list)
     for one in told:
         about[one.kind, one.summary, one.evidence, one.basis] += one.devices
     parts = [_sentence(*key, list(dict.fromkeys(devices))) for key, devices in about.items()]
-    return f"- `{result.cell}`: {' '.join(parts)}"
+    return " ".join(parts)
 
 
 def _sentence(kind: str, summary: str, evidence: tuple[str, ...], basis: str, devices: Sequence[str]) -> str:
-    about = f"{kind} ({_short(devices)})" if devices else kind
+    about = f"{kind} ({_short(devices)})" if devices and kind != OF_ALL else kind
     if not summary:
         return f"{about}: {UNEXPLAINED}."
     more = f"; {len(evidence) - EVIDENCE_SHOWN} more like these" if len(evidence) > EVIDENCE_SHOWN else ""

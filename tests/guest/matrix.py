@@ -13,7 +13,7 @@ from tests.guest.machine import Architecture, Cell, Firmware, Iommu, LoadOrder
 from tests.guest.pairwise import pairwise
 from tests.guest.steps import EnableVirtualFunctions, Step
 from tests.guest.supplies import QEMUS
-from tests.guest.topology import TOPOLOGIES
+from tests.guest.topology import ROOT_BUS, TOPOLOGIES
 
 MOST_BOOTS = 400
 LIST = Path(__file__).parent / "matrix-cells.txt"
@@ -87,6 +87,11 @@ def uses_slot_0_of_a_bridge(topology: str) -> bool:
     return any(device.bus in bridges and not device.slot for device in devices)
 
 
+def takes_slot_1(topology: str) -> bool:
+    """Whether something sits where a virtio-iommu sits otherwise."""
+    return any(device.bus == ROOT_BUS and device.slot == 1 for device in TOPOLOGIES[topology])
+
+
 def cell_of(values: Mapping[str, Hashable]) -> Cell:
     """The cell of a combination."""
     platform, order = values["platform"], values["order"]
@@ -102,6 +107,7 @@ def cell_of(values: Mapping[str, Hashable]) -> Cell:
         qemu=str(values["qemu"]),
         order=order,
         parameters=(parameters,) if parameters else (),
+        iommu_slot=3 if platform.iommu is Iommu.VIRTIO and takes_slot_1(topology) else 1,
         steps=usual_steps(topology),
     )
 

@@ -67,6 +67,13 @@ def test_findings_with_one_explanation_are_told_together() -> None:
     assert "split (02:00.0, 02:01.0): " in page([B], {B.name: wrong(B, ORDER, other)})
 
 
+def test_guests_of_which_the_same_is_told_share_a_line() -> None:
+    nothing = replace(ORDER, kind="no-groups", devices=("a",))
+    results = {A.name: wrong(A, nothing), B.name: wrong(B, replace(nothing, devices=("a", "b")))}
+
+    assert f"- `{A.name}`, `{B.name}`: no-groups: 02:00.0 was grouped before" in page([A, B], results)
+
+
 def test_a_finding_without_a_cause_is_shown_as_such_although_another_one_has_a_cause() -> None:
     result = wrong(B, ORDER, Explained(kind="merged", devices=("0000:00:02.0",)))
     text = page([B], {B.name: result})
