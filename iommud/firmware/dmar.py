@@ -31,6 +31,7 @@ _FLAGS_AT: Final = 37
 _INCLUDE_PCI_ALL: Final = 0x01
 _ALL_PORTS: Final = 0x01
 _CACHE_REQUIRED: Final = 0x01
+_NAME_ENCODING: Final = "ascii"
 
 
 class ScopeKind(enum.IntEnum):
@@ -291,7 +292,9 @@ def _namespace_device(item: Structure, problems: Problems) -> Iterator[Namespace
     if not end:
         # dmar_parse_one_andd() refuses the table.
         problems.add(f"ANDD at {item.offset:#x} has a name without an end, the kernel refuses the table")
-    yield NamespaceDevice(number=_NAMESPACE_DEVICE.unpack_from(item.data)[2], name=name.decode("ascii", "replace"))
+    yield NamespaceDevice(
+        number=_NAMESPACE_DEVICE.unpack_from(item.data)[2], name=name.decode(_NAME_ENCODING, "replace")
+    )
 
 
 def _scopes(item: Structure, start: int, problems: Problems) -> tuple[DeviceScope, ...]:

@@ -87,6 +87,18 @@ def test_of_overlapping_ranges_the_last_in_the_table_decides() -> None:
     assert found.problems == ("VIOT: PCI range nodes at 0x40 and 0x58 overlap; the last counts",)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "count"),
+    [((0, 0), (1, 1), 0), ((0, 1), (1, 1), 1), ((1, 2), (0, 1), 1), ((2, 3), (0, 1), 0), ((0, 3), (1, 1), 1)],
+)
+def test_ranges_overlap_only_in_segments_that_both_have(
+    first: tuple[int, int], second: tuple[int, int], count: int
+) -> None:
+    ranges = (pci_range(5, 5, 48, segments=first), pci_range(0, 9, 48, segments=second))
+
+    assert len(parse_viot(viot(iommu_pci(0, 8), *ranges)).problems) == count
+
+
 def test_a_range_without_an_iommu_overlaps_none() -> None:
     found = parse_viot(viot(iommu_pci(0, 8), pci_range(0, 9, 0), pci_range(0, 9, 48), pci_range(9, 9, 48)[:8]))
 
