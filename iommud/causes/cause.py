@@ -10,6 +10,8 @@ from dataclasses import dataclass
 class CauseId(enum.StrEnum):
     """Causes, the ones that assume least first. The page of each is ``docs/causes/<id>.md``."""
 
+    NEVER_JOINED = "never-joined"
+    """In the kernel's own order, parents first, groups were made that belong together; it never joins two."""
     BRIDGES_NOT_PROBED = "bridges-not-probed"
     """No port driver matched the bridges, so nothing configured their DMA."""
     VIOT_ALIAS_BUG = "viot-alias-bug"

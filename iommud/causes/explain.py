@@ -76,8 +76,9 @@ class _Proved:
 def _replayed(facts: Facts, finding: Finding) -> list[_Proved]:
     if not facts.budget.spend(finding, 1):
         return []
-    if finding.kind is not Kind.UNISOLATED and reproduces(facts, finding, World()) is not None:
-        return []  # nothing needs to have been otherwise, so nothing can be proved to have been
+    plain = None if finding.kind is Kind.UNISOLATED else reproduces(facts, finding, World())
+    if plain is not None:  # nothing needs to have been otherwise, so nothing can be proved to have been
+        return [_Proved(order.never_joined(facts), World(), plain)]
     proposed = [one for module in REPLAYED for one in module.propose(facts, finding)]
     alone = [found for one in proposed for found in _proved(facts, finding, (one,), one.world)]
     if alone:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What drivers have to do with it: before 6.15 the order in which they come, since then a race with the IOMMU's."""
+"""What order has to do with it: the kernel's own list, drivers that come early, and since 6.15 a race between two."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from iommud.causes.world import World
 from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Finding, Kind
 
+_SHOWN = 4
+
 
 def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
     """An order of its own, where the platform lets order matter."""
@@ -22,6 +24,47 @@ def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
     if finding.kind is Kind.UNGROUPED and facts.once(_passed_by):
         world = World(unprobed=facts.once(_passed_by))
         yield Hypothesis(CauseId.PROBE_RACE, world, lambda proof: _tell_race(facts, proof))
+
+
+def never_joined(facts: Facts) -> Hypothesis:
+    """What is left where the plain world gives the observed groups: the kernel's own list does not lead to the closure.
+
+    ``pci_device_group()`` puts a function into the first group that it finds, and joins no two that exist.
+    """
+    return Hypothesis(CauseId.NEVER_JOINED, World(), lambda proof: _tell_never_joined(facts, proof))
+
+
+def _tell_never_joined(facts: Facts, proof: Proof) -> Telling:
+    evidence = [f"probed in the kernel's own order they get these groups: {order_text(facts, proof)}"]
+    evidence += [*_late_aliases(facts, proof), *_silent_firsts(facts, proof)]
+    return Telling(
+        "in the order of the kernel's own list groups were begun that belong together, and the kernel never joins two",
+        tuple(evidence),
+        "take these groups for one: give all of their functions to the same user; no kernel up to 7.3 does otherwise",
+        "groups-never-joined",
+    )
+
+
+def _late_aliases(facts: Facts, proof: Proof) -> list[str]:
+    """Functions with an alias of the IVRS table, of which the kernel learns when it meets them."""
+    firmware = facts.model.aliases.firmware
+    return [
+        f"the IVRS table has {one} send as {listed(map(one.with_devfn, sorted(firmware[one])))} too, "
+        "of which the kernel learns when it meets that function"
+        for one in proof.order
+        if firmware.get(one)
+    ][:_SHOWN]
+
+
+def _silent_firsts(facts: Facts, proof: Proof) -> list[str]:
+    """Functions 0 that do not say of their slot that it has more."""
+    firsts = sorted({Address(one.domain, one.bus, one.device, 0) for one in proof.order if one.function})
+    there = [one for one in firsts if one in facts.topology.functions]
+    return [
+        f"{one} does not say that its slot has more functions (Header Type, bit 7), so nobody is looked for beside it"
+        for one in there
+        if not facts.model.acs.multifunction(facts.function(one))
+    ][:_SHOWN]
 
 
 def _tell(facts: Facts, proof: Proof) -> Telling:

@@ -8,15 +8,17 @@ functions in some order, never meets some of them, and finds ACS in the state of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 
 from iommud.address import Address
+from iommud.model.aliases import Aliases
 from iommud.model.groups import GroupingModel
 from iommud.snapshot import PciFunction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Neighbours:
     """Who the searches of the kernel look at beside a function; of each bus it is found out once."""
 
@@ -34,6 +36,11 @@ class Neighbours:
         """The functions of its slot, itself among them."""
         self._meet(function)
         return self._slots[function.address[:3]]
+
+    @cached_property
+    def without_firmware(self) -> Aliases:
+        """The aliases that a function has before the IOMMU's driver meets it and adds those of the IVRS table."""
+        return replace(self.model.aliases, firmware={})
 
     def _meet(self, function: PciFunction) -> None:
         bus = function.address[:2]
@@ -101,10 +108,10 @@ class Replay:
             if bridge.address in self.groups:
                 return self.groups[bridge.address]
         visited: set[Address] = set()
-        found = self._by_alias(last, visited)
-        return self._by_function(last, visited) if found is None else found
+        found = self._by_alias(last, visited, function.address)
+        return self._by_function(last, visited, function.address) if found is None else found
 
-    def _by_alias(self, function: PciFunction, visited: set[Address]) -> int | None:
+    def _by_alias(self, function: PciFunction, visited: set[Address], current: Address) -> int | None:
         """``get_pci_alias_group()``."""
         if function.address in visited:
             return None
@@ -112,20 +119,33 @@ class Replay:
         if function.address in self.groups:
             return self.groups[function.address]
         for other in self.neighbours.aliases_of(function):
+            if not self._tied_by_now(function, other, current):
+                continue
             for search in (self._by_alias, self._by_function):
-                found = search(other, visited)
+                found = search(other, visited, current)
                 if found is not None:
                     return found
         return None
 
-    def _by_function(self, function: PciFunction, visited: set[Address]) -> int | None:
+    def _tied_by_now(self, one: PciFunction, other: PciFunction, current: Address) -> bool:
+        """Whether one of two functions has the other's devfn as an alias already, of two that will have."""
+        if not self.model.aliases.firmware:
+            return True
+        return other.address.devfn in self._mask(one, current) or one.address.devfn in self._mask(other, current)
+
+    def _mask(self, function: PciFunction, current: Address) -> frozenset[int]:
+        """``setup_aliases()``, drivers/iommu/amd/iommu.c, adds those of the IVRS table when it meets the function."""
+        met = function.address == current or function.address in self.groups
+        return (self.model.aliases if met else self.neighbours.without_firmware).mask(function)
+
+    def _by_function(self, function: PciFunction, visited: set[Address], current: Address) -> int | None:
         """``get_pci_function_alias_group()``."""
         acs = self.model.acs
         if not acs.multifunction(function) or acs.isolated(function):
             return None
         for other in self.neighbours.in_slot(function):
             if other is not function and not acs.isolated(other):
-                found = self._by_alias(other, visited)
+                found = self._by_alias(other, visited, current)
                 if found is not None:
                     return found
         return None

@@ -12,6 +12,10 @@ from iommud.render.words import NOT_EXPLAINED, cause_bounds, cause_page, plural
 from iommud.verdict.findings import Finding
 
 CAUSE_MEANINGS: Mapping[CauseId, str] = {
+    CauseId.NEVER_JOINED: (
+        "The kernel puts a function into the first group that it finds, and never joins two groups. In the order in "
+        "which it met these functions, that left apart what belongs together."
+    ),
     CauseId.BRIDGES_NOT_PROBED: (
         "The kernel gives a function its group when a driver first matches it. Nothing matched these bridges, so they "
         "have none, and what lies below them was grouped as if they were not there."

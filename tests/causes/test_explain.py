@@ -12,6 +12,7 @@ from iommud.causes.cause import Basis, Cause, CauseId
 from iommud.causes.explain import explain_causes
 from iommud.snapshot import IommuGroup, Snapshot
 from tests.firmware.test_iort import FIRST, ROOT, SMMU_V3, id_map, iort, node
+from tests.firmware.test_ivrs import ALIAS, ALL, ivhd, ivrs, long, short
 from tests.firmware.test_viot import iommu_pci, pci_range, viot
 from tests.machines import OFF, ON, Machine
 from tests.verdict.seen import seen, thread
@@ -22,6 +23,10 @@ IORT = {"IORT": iort(node(SMMU_V3), node(ROOT, id_map(0, 0x10000, 0, FIRST)))}
 HOLEY_IORT = {
     "IORT": iort(node(SMMU_V3), node(ROOT, id_map(0, 0x200, 0, FIRST), id_map(0x208, 0x100, 0x208, FIRST), at=None))
 }
+IVRS = {"IVRS": ivrs(ivhd(0x10, short(ALL), long(ALIAS, 0x88, 0x90), long(ALIAS, 0x90, 0x80)))}
+"""00:11.0 sends as 00:12.0 too, and that one as 00:10.0."""
+SHARING_IVRS = {"IVRS": ivrs(ivhd(0x10, short(ALL), long(ALIAS, 0x89, 0x80)))}
+"""00:11.1 sends as 00:10.0 too."""
 SMMU, VIRTIO = "smmu3.0x0000000009050000", "0000:00:01.0"
 
 
@@ -38,6 +43,23 @@ def port_and_nic(acs: Any, kernel: str = "7.3") -> Machine:
     machine = Machine(kernel=kernel)
     machine.root_port("00:02.0", to=1, acs=acs, driver="pcieport", class_code=0x060400)
     machine.endpoint("01:00.0", driver="e1000e", class_code=0x020000)
+    return machine
+
+
+def chained_aliases() -> Machine:
+    """The machine of ``IVRS``."""
+    machine = Machine()
+    for number in (0x10, 0x11, 0x12):
+        machine.conventional(f"00:{number:x}.0")
+    return machine
+
+
+def silent_first() -> Machine:
+    """A slot whose function 0 keeps silent about its function 1, which sends as the device before it, too."""
+    machine = Machine()
+    machine.conventional("00:10.0")
+    machine.conventional("00:11.0", mf=False)
+    machine.conventional("00:11.1", mf=True)
     return machine
 
 
@@ -67,6 +89,16 @@ DT = {"device_tree": tree(MAP)}
 
 # Cause; a machine that has it; the same, or nearly, without it.
 CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
+    (
+        CauseId.NEVER_JOINED,
+        lambda: seen(chained_aliases(), "00:10.0 00:12.0 | 00:11.0", iommu="ivhd0", tables=IVRS),
+        lambda: seen(chained_aliases(), "00:10.0 | 00:11.0 00:12.0", iommu="ivhd0", tables=IVRS),
+    ),
+    (
+        CauseId.NEVER_JOINED,
+        lambda: seen(silent_first(), "00:10.0 00:11.1 | 00:11.0", iommu="ivhd0", tables=SHARING_IVRS),
+        lambda: seen(silent_first(), "00:10.0 | 00:11.0 00:11.1", iommu="ivhd0", tables=SHARING_IVRS),
+    ),
     (
         CauseId.BRIDGES_NOT_PROBED,
         lambda: seen(without_port_driver(), "02:00.0", iommu=VIRTIO, tables=VIOT, cmdline="pcie_ports=compat"),

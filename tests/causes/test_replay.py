@@ -39,10 +39,10 @@ def test_the_founding_topology_groups_as_its_order_says(order: str, without_acs:
 
 @given(st.data())
 def test_any_order_of_any_functions_gives_what_the_oracle_gives(data: st.DataObject) -> None:
-    machine = data.draw(machines())
+    machine = data.draw(machines(firmware_aliases=data.draw(st.booleans())))
     never = data.draw(subsets(machine))
     order = [one for one in data.draw(orders(machine)) if one not in never]
-    oracle = KernelOracle(machine.snapshot(), machine.version, logged=machine.logged)
+    oracle = KernelOracle(machine.snapshot(), machine.version, logged=machine.logged, ivrs_aliases=machine.firmware)
 
     assert groups_of(machine, order) == oracle.probe(order)
 
