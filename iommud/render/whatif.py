@@ -181,6 +181,8 @@ def _words(one: Standing) -> str:
             return "safe alone"
         case Freedom.TOGETHER:
             return f"safe only with {listing(one.companions)}"
+        case Freedom.REFUSED:
+            return f"handed to nobody ({one.why})"
         case Freedom.UNSAFE:
             return f"not safe ({one.why})"
         case Freedom.UNKNOWN:

@@ -28,6 +28,8 @@ class Freedom(enum.StrEnum):
 
     NONE = "none"
     """It has no group."""
+    REFUSED = "refused"
+    """The kernel hands its group to nobody, because firmware keeps memory mapped for a member."""
     UNSAFE = "unsafe"
     """Something outside its group shares its mappings, or requests can pass."""
     TOGETHER = "together"
@@ -38,7 +40,7 @@ class Freedom(enum.StrEnum):
     """Facts are missing that decide."""
 
 
-_RANKS = {Freedom.NONE: 0, Freedom.UNSAFE: 0, Freedom.TOGETHER: 1, Freedom.ALONE: 2}
+_RANKS = {Freedom.NONE: 0, Freedom.REFUSED: 0, Freedom.UNSAFE: 0, Freedom.TOGETHER: 1, Freedom.ALONE: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Standing:
     freedom: Freedom
     companions: tuple[str, ...] = ()
     why: str | None = None
-    """What makes it unsafe."""
+    """What makes it unsafe, or why nobody gets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,9 @@ def _of_group(assignment: Assignment, coarsest: Mapping[Address, Group]) -> Iter
     open_ = any(not coarsest.get(one, group) <= group for one in group)
     for member in wanted:
         companions = tuple(str(one.address) for one in wanted if one is not member) + assignment.others
-        if assignment.dangers:
+        if assignment.refusal is not None:
+            yield member.address, Standing(Freedom.REFUSED, companions, assignment.refusal)
+        elif assignment.dangers:
             why = _GROUP_NUMBER.sub("", assignment.dangers[0].text)
             yield member.address, Standing(Freedom.UNSAFE, companions, why)
         elif open_:

@@ -92,14 +92,23 @@ def test_what_is_taken_out_joins_nobody_that_stays(machine: Machine, data: st.Da
     assert refines(groups_of(after).finest, stayed)
 
 
+BRIDGES = {None, *(PortType(number) for number in (4, 5, 6, 7, 8))}
+"""Port types of what is made to be a bridge; random machines have others with a bus below."""
+INTEGRATED = {PortType.LEGACY_ENDPOINT, PortType.ROOT_COMPLEX_INTEGRATED_ENDPOINT}
+
+
 def possible_moves(machine: Imagined, first: int) -> list[tuple[Move, Imagined]]:
     """Where the first device that finds room below some bridge can go, with the machine that this gives."""
     functions = machine.snapshot.functions
-    bridges = [one.address for one in functions if one.secondary_bus is not None]
+    bridges = {one.address for one in functions if one.secondary_bus is not None and one.config.port_type in BRIDGES}
     for one in (*functions[first:], *functions[:first]):
-        tried = ((move, attempt(machine, move)) for move in (Move(one.address, Slot(below=to)) for to in bridges))
+        if one.ari_enabled or one.upstream not in bridges:
+            continue
+        tried = (
+            (move, attempt(machine, move)) for move in (Move(one.address, Slot(below=to)) for to in sorted(bridges))
+        )
         found = [(move, after) for move, after in tried if after is not None and after.origins]
-        if found and one.upstream is not None:
+        if found:
             return found
     return []
 
@@ -117,16 +126,15 @@ def test_a_move_within_a_domain_and_the_way_back_leave_everything_as_it_was(
 ) -> None:
     before = imagined(machine)
     moves = possible_moves(before, data.draw(st.integers(0, len(machine.functions))))
-    assume(moves)
+    if not moves:
+        return
     there, away = data.draw(st.sampled_from(moves))
     now = {old: new for new, old in away.origins.items()}[there.address]
-    # Another domain may have other bus numbers left, which stay on the way back.
-    assume(now.domain == there.address.domain)
-
     back = attempt(away, Move(now, Slot(at=there.address)))
-    # Where random machines put a device, a real one need not fit.
-    assume(back is not None)
-    assert back is not None
+    # Another domain may have other bus numbers left; and where random machines put a device, a real one need not fit.
+    if back is None or now.domain != there.address.domain:
+        return
+    event("there and back")
 
     assert [placed(one) for one in back.snapshot.functions] == [placed(one) for one in before.snapshot.functions]
     assert groups_of(back) == groups_of(before)
@@ -134,9 +142,9 @@ def test_a_move_within_a_domain_and_the_way_back_leave_everything_as_it_was(
 
 
 def placed(function: PciFunction) -> PciFunction:
-    """All but what a move to a root bus and back settles: only integrated endpoints are there."""
+    """All but what a move to a root bus or away from it settles: integrated endpoints are there, and nowhere else."""
     raw = function.config.port_type
-    config = replace(function.config, port_type=PortType.ENDPOINT if raw == PortType.LEGACY_ENDPOINT else raw)
+    config = replace(function.config, port_type=PortType.ENDPOINT if raw in INTEGRATED else raw)
     return replace(function, config=config)
 
 
