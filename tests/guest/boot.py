@@ -35,6 +35,8 @@ from tests.guest.supplies import Emulator, Kernel, Supplies
 SECONDS_TO_END = 10
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 """Every QEMU that this process has started and not yet ended."""
+_NO_MORE = threading.Event()
+"""Set when all are to be ended: a thread that is between two boots must not begin another."""
 
 
 class Outcome(enum.StrEnum):
@@ -131,6 +133,8 @@ def _run(cell: Cell, files: Files, kernel: Kernel, emulator: Emulator) -> Boot:
         start_new_session=True,
     )
     _RUNNING.add(process)
+    if _NO_MORE.is_set():
+        process.kill()
     channel, errors = Channel(), bytearray()
     lines: queue.Queue[bytes | None] = queue.Queue()
     assert process.stdout
@@ -248,7 +252,8 @@ def _end(process: subprocess.Popen[bytes], readers: list[threading.Thread]) -> N
 
 
 def end_all() -> None:
-    """End every QEMU that is still running, those of other threads included."""
+    """End every QEMU that is still running, those of other threads included, and let none stay that begins now."""
+    _NO_MORE.set()
     for process in tuple(_RUNNING):
         process.kill()
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guest.boot import Boot, Outcome, boot_twice, outcome_of, words_of
+from tests.guest.boot import Boot, Outcome, _run, boot_twice, outcome_of, words_of
 from tests.guest.cells import NIC_BEHIND_BRIDGE, SMOKE
 from tests.guest.channel import MARK, Channel, Sent
 from tests.guest.judge import Result, disagreements, facts_of, in_words, labels
-from tests.guest.machine import Cell, Iommu, LoadOrder
+from tests.guest.machine import Cell, Files, Iommu, LoadOrder
+from tests.guest.modules import ModuleTree
 from tests.guest.plan import loading, steps_of
 from tests.guest.steps import (
     EnableVirtualFunctions,
@@ -31,7 +33,7 @@ from tests.guest.steps import (
     requests,
     shell,
 )
-from tests.guest.supplies import Supplies
+from tests.guest.supplies import Emulator, Kernel, Supplies
 
 MODULES = {"virtio_pci": ("virtio",), "virtio": (), "virtio_iommu": ("virtio",), "e1000": (), "ahci": ("libata",)} | {
     "libata": ()
@@ -146,6 +148,21 @@ def test_what_a_guest_did_by_itself_is_looked_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tests.guest.boot.boot", lambda *_: next(boots))
 
     assert boot_twice(cell(LoadOrder.RACING), Supplies(tmp_path)) is PANIC
+
+
+def test_after_an_interruption_no_emulator_stays_that_a_thread_still_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+    ended.set()
+    monkeypatch.setattr("tests.guest.boot._NO_MORE", ended)
+    kernel = Kernel(release="6.12", image=tmp_path, modules=ModuleTree(tmp_path))
+    emulator = Emulator(version="7.2", command={}, firmware=(), uefi="", modules=tmp_path)
+
+    booted = _run(cell(LoadOrder.RACING), Files(qemu=("sh", "-c", "exec sleep 300")), kernel, emulator)
+
+    assert booted.outcome is Outcome.QEMU_FAILED
+    assert booted.seconds < 60
 
 
 def cell(order: LoadOrder) -> Cell:

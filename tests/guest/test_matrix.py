@@ -111,7 +111,8 @@ def wrong(cell: Cell) -> Result:
     return Result(cell=cell.name, outcome="done", seconds=10, status="findings", agrees=False, findings=("split",))
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.guest.progress.end_all", lambda: None)
     state = State(tmp_path / "below" / "state.jsonl")
     ran: list[str] = []
 
