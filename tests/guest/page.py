@@ -30,8 +30,6 @@ OUT_OF_REACH = """\
   bullseye-backports, trixie-proposed-updates, the sloppy backports, archive.debian.org and snapshot.debian.org.
 - Linux 6.12.75 to 6.12.82, 6.1.165 to 6.1.168 and 5.10.252, which switch ACS on too late on every machine: Debian went
   from 6.12.74 to 6.12.85, from before 6.1.165 to 6.1.170, and from 5.10.251 to 5.10.257.
-- Linux 6.18.16, the first of its series that switches ACS on in time on device tree machines: Debian has 6.18.15, and
-  then 6.19.
 - Switches with ACS: `xio3130-downstream`, QEMU's only downstream port beside that of CXL, has no ACS capability in
   QEMU 7.2, 10 and 11. The topology `root-ports-below-switch` puts root ports, which have one, in their place.
 - Endpoints with an ACS capability: QEMU has none; `multifunction-endpoints-with-acs` has functions that the kernel
@@ -89,8 +87,7 @@ def _same_iommud(rows: Iterable[tuple[Cell, Result]]) -> Iterator[str]:
     yield "In every cell the answer inside the guest and the answer outside, on its capture, were given by one iommud."
     yield "They are the same unless the page says so."
     if again:
-        yield f"For {len(again)} of {len(done)} cells the captures were judged again by a later iommud: that is the"
-        yield "answer shown."
+        yield f"Of {len(again)} cells of {len(done)} a later iommud judged the capture again; its answer is shown."
     yield ""
 
 
