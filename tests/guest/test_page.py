@@ -205,7 +205,7 @@ def test_a_kept_capture_is_judged_again_without_a_boot(tmp_path: Path) -> None:
     assert {one.cause for one in again.explained} == {"probe-order"}
     assert (again.sources, again.judged_by) == ("of an earlier iommud", source_digest())
     assert again.disagreements == first.disagreements != ()
-    assert "For 1 of 1 cells the captures were judged again by a later iommud" in page([A], {A.name: again})
+    assert "Of 1 cells of 1 a later iommud judged the capture again" in page([A], {A.name: again})
 
 
 def test_the_console_of_a_guest_without_an_answer_is_read_again(tmp_path: Path) -> None:
