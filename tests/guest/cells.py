@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tests.guest.machine import Architecture, Cell, Firmware, Iommu, LoadOrder
 from tests.guest.plan import END
@@ -16,7 +17,7 @@ DT = Firmware.DEVICE_TREE
 
 
 def _with_id(device: Device, name: str) -> Device:
-    return Device(model=device.model, name=name, bus=device.bus, slot=device.slot, options=device.options)
+    return replace(device, name=name)
 
 
 NIC_BEHIND_BRIDGE = _with_id(endpoint("e1000", "br", 2), "nic")

@@ -217,7 +217,11 @@ def added(steps: Iterable[Step]) -> tuple[Device, ...]:
 def _qmp(step: HotAdd | HotRemove) -> dict[str, object]:
     if isinstance(step, HotRemove):
         return {"execute": "device_del", "arguments": {"id": step.name}}
-    return {"execute": "device_add", "arguments": {"driver": step.device.model, **step.device.properties()}}
+    properties: dict[str, object] = {**step.device.properties()}
+    if "multifunction" in properties:
+        # On the command line QEMU reads a word; QMP has types, and this one is a boolean.
+        properties["multifunction"] = properties["multifunction"] == "on"
+    return {"execute": "device_add", "arguments": {"driver": step.device.model, **properties}}
 
 
 def _loading(modules: tuple[str, ...], mark: str) -> str:

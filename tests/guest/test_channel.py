@@ -34,6 +34,7 @@ from tests.guest.steps import (
     shell,
 )
 from tests.guest.supplies import Emulator, Kernel, Supplies
+from tests.guest.topology import endpoint, multifunction
 
 MODULES = {"virtio_pci": ("virtio",), "virtio": (), "virtio_iommu": ("virtio",), "e1000": (), "ahci": ("libata",)} | {
     "libata": ()
@@ -226,6 +227,15 @@ def test_the_host_is_asked_for_hot_plug_in_order() -> None:
         },
         {"execute": "device_del", "arguments": {"id": "nic"}},
     )
+
+
+def test_qmp_is_given_a_boolean_where_the_command_line_has_a_word() -> None:
+    (request,) = requests([HotAdd(multifunction(endpoint("e1000e", "rp", 0)))])
+
+    assert request == {
+        "execute": "device_add",
+        "arguments": {"driver": "e1000e", "bus": "rp", "addr": "0.0", "multifunction": True},
+    }
 
 
 def test_answers_may_differ_in_where_the_tree_came_from_alone() -> None:

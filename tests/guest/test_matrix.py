@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guest.cells import EXPECTED, FOUNDING, NAMED, SMOKE
+from tests.guest.cells import EXPECTED, FOUNDING, HOT_PLUG_ELSEWHERE, NAMED, SMOKE
 from tests.guest.judge import Result
 from tests.guest.machine import Architecture, Cell, Iommu, LoadOrder
 from tests.guest.matrix import BESIDE, DIMENSIONS, LIST, MOST_BOOTS, matrix, possible
@@ -20,6 +20,7 @@ from tests.guest.pairwise import pairs_of, pairwise
 from tests.guest.picture import picture
 from tests.guest.progress import State, progress_line, run_all
 from tests.guest.run import main, names
+from tests.guest.steps import added
 from tests.guest.supplies import KERNELS, QEMUS
 from tests.guest.topology import TOPOLOGIES
 
@@ -85,6 +86,15 @@ def test_a_named_cell_names_what_there_is(cell: Cell) -> None:
     assert cell.kernel in KERNELS
     assert cell.qemu in QEMUS
     assert cell.topology in TOPOLOGIES
+
+
+def test_functions_that_are_plugged_in_keep_their_numbers() -> None:
+    cell = HOT_PLUG_ELSEWHERE["6.12-amd64-intel-empty-port-q10-two-functions"]
+
+    assert [device.argument() for device in added(cell.steps)] == [
+        "e1000e,id=second,bus=rp,addr=0.1",
+        "e1000e,id=first,bus=rp,addr=0.0,multifunction=on",
+    ]
 
 
 def test_every_smoke_cell_has_an_expected_answer() -> None:
