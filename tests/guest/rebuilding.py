@@ -91,7 +91,9 @@ def summary(outcome: Outcomes) -> str:
         return f"{len(outcome.misplaced)} functions are not where they were foretold"
     if not outcome.equal:
         return f"{len(outcome.differences)} differences"
-    return f"{outcome.groups} equal" + (f", {outcome.ungrouped} functions without, alike" if outcome.ungrouped else "")
+    equal = f"{outcome.groups} equal" if outcome.groups else "none, as captured"
+    without = "1 function" if outcome.ungrouped == 1 else f"{outcome.ungrouped} functions"
+    return f"{equal}; {without} without in both" if outcome.ungrouped else equal
 
 
 def table(trials: Iterable[Trial], found: Mapping[str, Outcomes]) -> str:

@@ -205,7 +205,9 @@ def misplaced(found: Reproduction, guest: Report) -> Iterator[str]:
     for one in found.devices:
         if one.address is not None and not _is_there(one, there, ids):
             yield f"{one.address} {one.model}: {there.get(one.address, 'nothing')}"
-    yield from (f"{one} virtual function" for one in found.addresses.values() if one not in there)
+    planned = {one.address for one in found.devices}
+    virtual = [one for one in found.addresses.values() if one not in planned]
+    yield from (f"{one} virtual function: nothing" for one in virtual if one not in there)
 
 
 def _is_there(
