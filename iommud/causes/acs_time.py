@@ -38,9 +38,10 @@ def _late(facts: Facts) -> Iterator[Hypothesis]:
 
 
 def _late_by_firmware(facts: Facts) -> Telling | None:
-    if facts.platform.acs_before_grouping is not False:
-        return None
     viot = facts.platform.firmware.viot is not None
+    name = "acs-late-viot" if viot else "acs-late-device-tree"
+    if facts.platform.acs_before_grouping is not False or has_defect(facts, name) is False:
+        return None
     source = "VIOT table" if viot else "device tree"
     return Telling(
         "ACS was off when these functions were grouped: the kernel asks for it too late on machines "
@@ -48,7 +49,7 @@ def _late_by_firmware(facts: Facts) -> Telling | None:
         (f"the {source} describes the IOMMU, and the kernel is {facts.kernel}", "with ACS off the groups are these"),
         "nothing for safety, the groups are wider than need be; for narrower ones run Linux "
         + ("6.0 or later" if viot else "7.0 or later"),
-        "acs-late-viot" if viot else "acs-late-device-tree",
+        name,
     )
 
 

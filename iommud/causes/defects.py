@@ -64,6 +64,26 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What a machine shows that suffers from a defect: all that is given here must be there."""
+
+    log: str | None = None
+    """Regular expression that a line of the kernel's log meets, or of what the hypervisor said."""
+    cmdline: str | None = None
+    """Regular expression that the kernel's command line meets somewhere."""
+    devices: tuple[str, ...] = ()
+    """Vendor and device ids like ``1a03:1150``, of which one is there."""
+    firmware: str | None = None
+    """What maps requester IDs to IOMMUs, as ``Firmware.id_mapping`` names it."""
+    drivers: tuple[str, ...] = ()
+    """IOMMU drivers of which one is at work, as ``iommud.verdict.survey.Driver`` names them."""
+    finding: str | None = None
+    """Kind of a finding, as ``iommud.verdict.findings.Kind`` names it."""
+    open_by_rule: str | None = None
+    """A rule of the ACS table by which a function is not isolated, as ``iommud.model.quirks.AcsRule`` names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Defect:
     """One known defect."""
 
@@ -81,6 +101,8 @@ class Defect:
     references: tuple[str, ...]
     causes: tuple[CauseId, ...]
     """The causes by which a machine that suffers from it is recognised; empty: no group shows it."""
+    signs: Signs = Signs()
+    """What else it is recognised by: one of the causes, and all of these."""
 
     def affects(self, version: tuple[int, int], stable: int | None) -> bool | None:
         """Whether a release has the defect; None if the facts do not tell.
@@ -139,11 +161,19 @@ def read_defect(fields: Mapping[str, Any]) -> Defect:
             certainty=Certainty(found.pop("certainty")),
             causes=tuple(CauseId(one) for one in found.pop("causes")),
             references=tuple(found.pop("references")),
+            signs=_signs(found.pop("signs", {})),
             **found,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, re.error) as error:
         raise ValueError(f"defect {fields.get('id', 'without id')}: {error}") from error
     return read
+
+
+def _signs(found: Mapping[str, Any]) -> Signs:
+    for name in ("log", "cmdline"):
+        re.compile(found.get(name, ""))
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return Signs(**plain)
 
 
 def _changes(rows: Iterable[Mapping[str, str]]) -> tuple[Change, ...]:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from iommud.causes.cause import CauseId
-from iommud.causes.defects import Component, Defect, defect, defects, read_defect
+from iommud.causes.defects import Change, Component, Defect, defect, defects, read_defect
 from iommud.data import data_names
 
 NAMES = [name.removesuffix(".toml") for name in data_names("defects")]
@@ -60,6 +60,9 @@ def test_the_kernels_own_problems_are_all_there() -> None:
         "acs-quirks-skipped",
         "probe-pass-abandoned",
         "virtio-iommu-instance-lookup",
+        "registration-race",
+        "groups-never-joined",
+        "switch-ports-without-acs",
     }
 
 
@@ -96,7 +99,25 @@ def test_the_kernels_own_problems_are_all_there() -> None:
         ("virtio-iommu-instance-lookup", (6, 16), 3, True),
         ("virtio-iommu-instance-lookup", (6, 16), 4, False),
         ("virtio-iommu-instance-lookup", (6, 15), None, True),
-        ("late-probe-warning", (6, 16), 1, None),
+        ("late-probe-warning", (6, 15), 0, True),
+        ("late-probe-warning", (6, 15), 1, False),
+        ("late-probe-warning", (6, 15), None, None),
+        ("acs-late-viot", (5, 15), 60, True),
+        ("acs-late-viot", (5, 15), 61, False),
+        ("acs-late-viot", (5, 17), 3, True),
+        ("acs-late-device-tree", (6, 19), 3, None),
+        ("acs-late-device-tree", (6, 12), 95, True),
+        ("acs-on-breaks-switches", (6, 14), 1, False),
+        ("acs-on-breaks-switches", (6, 19), None, True),
+        ("acs-quirks-skipped", (6, 10), 9, False),
+        ("acs-quirks-skipped", (6, 11), 9, True),
+        ("aspeed-bridge-alias", (6, 19), 0, True),
+        ("config-acs-parser", (6, 12), 22, True),
+        ("config-acs-parser", (6, 12), 23, False),
+        ("config-acs-parser", (6, 13), 5, True),
+        ("groups-never-joined", (7, 3), 4, True),
+        ("probe-pass-abandoned", (6, 16), 2, True),
+        ("switch-ports-without-acs", (5, 10), 223, True),
         ("nvidia-reachability-groups", (6, 14), 0, False),
     ],
 )
@@ -104,6 +125,53 @@ def test_a_release_has_a_defect_or_not_or_that_is_not_known(
     name: str, version: tuple[int, int], stable: int | None, has: bool | None
 ) -> None:
     assert defect(name).affects(version, stable) is has
+
+
+KERNEL = [one for one in defects() if one.component is Component.KERNEL]
+LAST_MINOR = {5: 19, 6: 19}
+"""Of each major number before the newest, the last minor one."""
+
+
+Release = tuple[tuple[int, int], int | None]
+
+
+def mainline_before(version: tuple[int, int]) -> tuple[int, int]:
+    major, minor = version
+    return (major, minor - 1) if minor else (major - 1, LAST_MINOR[major - 1])
+
+
+@pytest.mark.parametrize("one", KERNEL, ids=lambda one: one.id)
+def test_both_sides_of_every_boundary_are_told_apart(one: Defect) -> None:
+    for version, stable in _dated(one.introduced):
+        assert one.affects(version, stable or 0) is True
+        assert one.affects(*_one_before(version, stable)) is False
+    for version, stable in _dated(one.fixed):
+        assert one.affects(version, stable or 0) is False
+        assert one.affects(*_one_before(version, stable)) is not False
+
+
+def _dated(changes: tuple[Change, ...]) -> list[Release]:
+    return [(one.version, one.stable) for one in changes if one.version is not None and not one.somewhere]
+
+
+def _one_before(version: tuple[int, int], stable: int | None) -> Release:
+    return (mainline_before(version), None) if stable is None else (version, stable - 1)
+
+
+def test_somebody_about_to_upgrade_to_6_16_2_is_told_of_what_awaits() -> None:
+    awaits = {one.id for one in KERNEL if one.affects((6, 16), 2)}
+
+    assert awaits == {
+        "acs-late-device-tree",
+        "acs-on-breaks-switches",
+        "aspeed-bridge-alias",
+        "groups-never-joined",
+        "probe-pass-abandoned",
+        "registration-race",
+        "smmuv3-shared-stream",
+        "switch-ports-without-acs",
+        "virtio-iommu-instance-lookup",
+    }
 
 
 @pytest.mark.parametrize(
@@ -116,6 +184,8 @@ def test_a_release_has_a_defect_or_not_or_that_is_not_known(
         {"fixed": [{"release": "six"}]},
         {"fixed": [{}]},
         {"fixed": [{"release": "6.1", "author": "me"}]},
+        {"signs": {"smell": "burnt"}},
+        {"signs": {"log": "("}},
     ],
 )
 def test_a_malformed_file_is_refused(change: dict[str, object]) -> None:

@@ -160,6 +160,11 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         lambda: seen(port_and_nic(ON, "6.1"), "00:02.0 01:00.0", iommu=VIRTIO, tables=VIOT),
     ),
     (
+        CauseId.LATE_ACS,  # 5.19.2 took the fix
+        lambda: seen(port_and_nic(ON, "5.19.1"), "00:02.0 01:00.0", iommu=VIRTIO, tables=VIOT),
+        lambda: seen(port_and_nic(ON, "5.19.2"), "00:02.0 01:00.0", iommu=VIRTIO, tables=VIOT),
+    ),
+    (
         CauseId.ACS_OVERRIDE,
         lambda: seen(port_and_nic(None), "00:02.0 | 01:00.0", cmdline="pcie_acs_override=downstream"),
         lambda: seen(port_and_nic(None), "00:02.0 | 01:00.0", cmdline="pcie_acs_override=multifunction"),
