@@ -22,6 +22,7 @@ from iommud.cli.options import (
     CheckFormat,
     Colour,
     DiffFormat,
+    GraphFormat,
     ShowFormat,
 )
 
@@ -151,6 +152,31 @@ def tree(
     from iommud.cli.showing import Machine, show_tree
 
     return show_tree(Machine(source, sysfs, procfs, kernel, wake), format_, colour)
+
+
+@app.command()
+def graph(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: this machine.")
+    ] = None,
+    source: SOURCE = None,
+    sysfs: SYSFS = "/sys",
+    procfs: PROCFS = "/proc",
+    kernel: KERNEL = None,
+    format_: Annotated[
+        GraphFormat, typer.Option("--format", "-f", help="A picture, or the text that Graphviz or Mermaid draws.")
+    ] = GraphFormat.SVG,
+    output: OUTPUT = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Draw every function, also where many are alike on a large machine.")
+    ] = False,
+    wake: WAKE = False,
+) -> int:
+    """Draw a picture of the topology: groups as areas, ties with their reasons, findings marked."""
+    from iommud.cli.drawing import draw
+    from iommud.cli.showing import Machine
+
+    return draw(Machine(source or place, sysfs, procfs, kernel, wake), format_, output, everything=everything)
 
 
 @app.command()

@@ -97,8 +97,13 @@ def kernel_requested(text: str | None) -> Kernel | None:
 
 
 def run_check(sources: list[str], options: CheckOptions) -> int:
-    """Check every source, print the answers in order, and give the exit status."""
+    """Check every source, print the answers in order, and give the exit status.
+
+    Raises typer.BadParameter for a page about several machines, before any is read.
+    """
     kernel_requested(options.kernel)
+    if options.format is CheckFormat.HTML and len(sources) > 1:
+        raise typer.BadParameter("html is a page about one machine: name one source", param_hint="--format")
     outcomes: list[Outcome] = []
     with Output(options.output) as output:
         for outcome in _outcomes(list(sources) or [None], options):
@@ -215,6 +220,8 @@ def _result(source: str | None, options: CheckOptions) -> Result:
 
 
 def _failure_text(failure: Failure, options: CheckOptions) -> str:
+    if options.format is CheckFormat.HTML:
+        return _page(failure)
     if options.format is not CheckFormat.JSON:
         return ""
     from iommud.render.json import render_json
@@ -231,9 +238,18 @@ def _rendered(report: Report, options: CheckOptions, *, several: bool) -> str:
         from iommud.render.markdown import render_markdown
 
         return render_markdown(report, names=names_for([report]))
+    if options.format is CheckFormat.HTML:
+        return _page(report)
     if options.format is CheckFormat.PROMETHEUS:
         return ""
     return _text(report, options, several=several)
+
+
+def _page(result: Result) -> str:
+    from iommud.render.page import PageOptions, render_page
+
+    names = names_for([result]) if isinstance(result, Report) else None
+    return render_page(result, names=names, options=PageOptions(alone=True))
 
 
 def _text(report: Report, options: CheckOptions, *, several: bool) -> str:

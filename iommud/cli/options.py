@@ -31,6 +31,15 @@ class CheckFormat(enum.StrEnum):
     JSON = "json"
     MARKDOWN = "markdown"
     PROMETHEUS = "prometheus"
+    HTML = "html"
+
+
+class GraphFormat(enum.StrEnum):
+    """Formats of a picture."""
+
+    SVG = "svg"
+    DOT = "dot"
+    MERMAID = "mermaid"
 
 
 class DiffFormat(enum.StrEnum):

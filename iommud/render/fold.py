@@ -111,16 +111,23 @@ class _Folding:
         families: dict[int, list[Node]] = {}
         for child in self._children.get(node, ()):
             families.setdefault(self._classes[child], []).append(child)
+        counting = {family[0]: row for family in families.values() if (row := self._counting(family)) is not None}
         for child in self._children.get(node, ()):
-            first, *others = families[self._classes[child]]
-            row = self._tree[self._start[child]]
-            counted = [one for other in others for one in self._functions(other)]
-            if len(others) < 2 or len(counted) < _FEWEST:
-                yield row
-            elif child == first:
-                yield row
-                tops = tuple(one for one in others if isinstance(one, Address))
-                yield Row(others[0], row.depth, row.parent, tops, tuple(counted))
+            first = families[self._classes[child]][0]
+            if child == first or first not in counting:
+                yield self._tree[self._start[child]]
+            if child in counting:
+                yield counting[child]
+
+    def _counting(self, family: Sequence[Node]) -> Row | None:
+        """The row that stands for all of a family but the first; None if it would not save enough."""
+        others = family[1:]
+        if len(others) < 2:
+            return None
+        below = tuple(one for other in others for one in self._functions(other))
+        row = self._tree[self._start[others[0]]]
+        tops = tuple(one for one in others if isinstance(one, Address))
+        return Row(row.node, row.depth, row.parent, tops, below) if len(below) >= _FEWEST else None
 
     def _functions(self, node: Node) -> Iterator[Address]:
         for row in self._tree[self._start[node] : self._end[node]]:
@@ -136,12 +143,13 @@ class _Folding:
 
     def _group_extents(self) -> dict[int, tuple[int, int]]:
         """The first and the last row of each group that lies in this tree as a whole."""
-        found: dict[int, tuple[int, int]] = {}
-        for number, members in self._view.report.actual.members.items():
-            places = [self._start.get(one, -1) for one in members]
-            if places and min(places) >= 0:
-                found[number] = min(places), max(places)
-        return found
+        places: dict[int, list[int]] = {}
+        for index, row in enumerate(self._tree):
+            number = None if row.address is None else self._view.number(row.address)
+            if number is not None:
+                places.setdefault(number, []).append(index)
+        members = self._view.report.actual.members
+        return {number: (found[0], found[-1]) for number, found in places.items() if len(found) == len(members[number])}
 
     def _classified(self) -> dict[Node, int]:
         """Subtrees that are alike have the same number; children come before their parents."""

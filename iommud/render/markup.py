@@ -23,6 +23,9 @@ _SHAPES = {
 }
 """Triangle, diamond and circle: severities differ by shape as well as by colour and sign."""
 
+MORE = "".join(f'<circle class="dot gx" cx="{at}" cy="8" r="1.75"/>' for at in (3, 8, 13))
+"""The sign of a row that counts, for legends; 16 units wide and high."""
+
 
 def esc(text: object) -> str:
     """Foreign text for element content and quoted attributes: no markup, no control or invisible characters."""

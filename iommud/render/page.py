@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from urllib.parse import quote
 
 from iommud import __version__
@@ -92,6 +94,8 @@ class PageOptions:
     """Where the pages on causes lie, as ``https://…/causes/``; empty: the page explains them itself."""
     causes_suffix: str = ".md"
     """What follows the cause in such an address."""
+    alone: bool = False
+    """A file to attach to a report: no links to other forms, no place for the age, and a policy of its own."""
 
 
 DEFAULT_OPTIONS = PageOptions()
@@ -222,30 +226,43 @@ _UNKNOWN = "the expected ones cannot be decided"
 def render_page(result: Result, *, names: Naming | None = None, options: PageOptions = DEFAULT_OPTIONS) -> str:
     """The page of a report, or of a source that could not be read.
 
-    It holds ``AGE_TOKEN`` once, where whoever serves it puts the age of the report.
+    It holds ``AGE_TOKEN`` once, where whoever serves it puts the age of the report; not so if it is to stand alone.
     """
+    page = _page(result, names, options)
+    return page.replace(AGE_TOKEN, "") if options.alone else page
+
+
+def _page(result: Result, names: Naming | None, options: PageOptions) -> str:
     if isinstance(result, Failure):
-        body = _failure(result)
-        return _document(options.machine or result.source, result.status, "cannot be read", body)
+        return _document(options, result, "cannot be read", _failure(result))
     view = View.of(result, names)
     topology = result.analysis.explainer.model.topology if result.analysis is not None else None
     trees = forest(topology) if topology is not None else ()
     page = _Page(view, options, trees, Palette.of(view, trees))
-    return _document(options.machine or result.source, result.status, status_words(result), "".join(page.body()))
+    return _document(options, result, status_words(result), "".join(page.body()))
 
 
-def _document(machine: str, status: Status, words: str, body: str) -> str:
-    icon = quote(_ICON.format(_ICON_COLOURS.get(status, "#855200")), safe=" '/:=")
+def _document(options: PageOptions, result: Result, words: str, body: str) -> str:
+    machine = options.machine or result.source
+    icon = quote(_ICON.format(_ICON_COLOURS.get(result.status, "#855200")), safe=" '/:=")
     links = " ".join(f'<a href="{path}">{word}</a>' for path, word in _LINKS)
+    navigation = "" if options.alone else f'<nav aria-label="Other forms">{links}</nav>'
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_policy() if options.alone else ""}'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(words)} · {esc(machine)} · iommud</title>"
         f'<link rel="icon" href="data:image/svg+xml,{icon}"><style>{PAGE_STYLE}</style></head>'
         '<body><a class="skip" href="#main">Skip to the report</a>'
-        f'<header><h1>IOMMU groups</h1><p>{esc(machine)}</p><nav aria-label="Other forms">{links}</nav></header>'
+        f"<header><h1>IOMMU groups</h1><p>{esc(machine)}</p>{navigation}</header>"
         f"{body}<footer><p>iommud {__version__}</p></footer></body></html>\n"
     )
+
+
+def _policy() -> str:
+    """What a browser may load for the page, where no server says so: nothing but the style and the icon inside it."""
+    digest = b64encode(sha256(PAGE_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
 
 
 def _failure(failure: Failure) -> str:

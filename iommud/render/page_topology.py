@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from iommud.render.edges import Edges
 from iommud.render.fold import WHOLE_LIMIT, Detail, folded
 from iommud.render.forest import Row
-from iommud.render.markup import Palette, esc, mark_html
+from iommud.render.markup import MORE, Palette, esc, mark_html
 from iommud.render.parts import Part, parts, root_name
 from iommud.render.svg import Drawing
 from iommud.render.svg_ties import Ties
@@ -32,7 +32,7 @@ def topology_section(view: View, trees: Sequence[tuple[Row, ...]], palette: Pale
     trees = folded(view, trees, Detail.WHOLE if total <= OPEN_LIMIT else Detail.ALIKE)
     edges = Edges.of(view, (row for tree in trees for row in tree))
     yield '<section aria-labelledby="topology"><h2 id="topology">Topology</h2>'
-    yield _LEGEND
+    yield _LEGEND if total <= OPEN_LIMIT else _LEGEND.replace("</ul>", f"{_MORE}</ul>")
     if total <= OPEN_LIMIT:
         for index, tree in enumerate(trees):
             title = f"Functions below {root_name(tree)}"
@@ -90,6 +90,7 @@ def _key(svg: str, words: str) -> str:
     )
 
 
+_MORE = _key(MORE, "more like the one before")
 _LEGEND = (
     '<ul class="legend">'
     + _key('<rect class="dot gx" x="3" y="3" width="10" height="10" rx="2"/>', "bridge")

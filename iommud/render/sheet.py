@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from iommud.render.fold import Detail
-from iommud.render.markup import esc, mark_svg
+from iommud.render.markup import MORE, esc, mark_svg
 from iommud.render.parts import Part, parts
 from iommud.render.scene import Scene
 from iommud.render.stylesheet import SVG_STYLE
@@ -126,7 +126,7 @@ def _head(scene: Scene, width: int) -> Iterator[str]:
     if scene.counted:
         drawn = f"{plural(scene.counted, 'function')} like one that is drawn before them are counted only."
         yield from _wrapped(drawn, letters)
-    yield from _legend(width)
+    yield from _legend(width, counts=scene.counted > 0)
 
 
 def _wrapped(text: str, letters: int) -> Iterator[str]:
@@ -134,9 +134,9 @@ def _wrapped(text: str, letters: int) -> Iterator[str]:
         yield f'<text class="name" y="15">{esc(line)}</text>'
 
 
-def _legend(width: int) -> Iterator[str]:
+def _legend(width: int, *, counts: bool) -> Iterator[str]:
     line, left = "", 0.0
-    for picture, words in _KEYS:
+    for picture, words in _KEYS if counts else (key for key in _KEYS if key[0] != MORE):
         needed = 24 + len(words) * _CHARACTER + 16
         if line and left + needed > width:
             yield line
@@ -155,6 +155,7 @@ _KEYS = (
     ('<rect class="dot gx" x="3" y="3" width="10" height="10" rx="2"/>', "bridge"),
     ('<circle class="dot gx" cx="8" cy="8" r="4.5"/>', "function"),
     ('<circle class="dot ring gx" cx="8" cy="8" r="4"/>', "virtual function"),
+    (MORE, "more like the one before"),
     (mark_svg(Severity.CRITICAL, "!", (8, 8)), "critical"),
     (mark_svg(Severity.WARNING, "!", (8, 8)), "warning"),
     (mark_svg(Severity.INFO, "i", (8, 8)), "info"),

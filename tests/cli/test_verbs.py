@@ -70,7 +70,7 @@ def test_a_function_that_is_not_there_cannot_be_explained(names: list[str], caps
     assert f"0000:05:00.0 is not on the PCI bus of {THREAD}" in answer.err
 
 
-@pytest.mark.parametrize("verb", [["tree"], ["groups"], ["explain", "00:02.0"], ["capture", "-o", "-"]])
+@pytest.mark.parametrize("verb", [["tree"], ["graph"], ["groups"], ["explain", "00:02.0"], ["capture", "-o", "-"]])
 def test_every_verb_names_a_source_that_it_cannot_read(verb: list[str], machines: Machines, capsys: Capture) -> None:
     assert call(*verb, "--source", machines["unreadable"]) == 4
 
@@ -95,7 +95,7 @@ def test_every_verb_reads_mounts_elsewhere(verb: list[str], machines: Machines, 
     assert elsewhere == shown(capsys, *verb, "--source", root)
 
 
-@pytest.mark.parametrize("verb", [["tree"], ["groups"], ["explain", "00:02.0"]])
+@pytest.mark.parametrize("verb", [["tree"], ["graph"], ["groups"], ["explain", "00:02.0"]])
 def test_verbs_that_show_show_machines_without_rights_too(verb: list[str], machines: Machines, capsys: Capture) -> None:
     for name in ("restricted", "idle", "merged" if verb[0] != "explain" else "right"):
         assert shown(capsys, *verb, "--source", machines[name])

@@ -98,6 +98,22 @@ def test_a_script_that_got_into_the_page_would_not_run(server: Running, tmp_path
     assert "Content Security Policy" in " ".join(tab.complaints)
 
 
+def test_a_page_of_its_own_is_styled_and_asks_for_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render_page(report_of(FOUNDING), names=NAMES, options=PageOptions(alone=True)), encoding="utf-8")
+
+    async def go() -> tuple[str, Tab]:
+        async with browser(tmp_path / "profile") as tab:
+            await tab.open(page.as_uri())
+            return str(await tab.evaluate("getComputedStyle(document.querySelector('.verdict')).borderLeftStyle")), tab
+
+    style, tab = asyncio.run(go())
+
+    assert style == "solid"
+    assert tab.complaints == []
+    assert {url.partition(":")[0] for url in tab.requests} <= {"file", "data"}
+
+
 @pytest.mark.parametrize("width", [360, 480, 800, 1600])
 def test_no_width_makes_the_page_scroll_sideways(crowded: Running, tmp_path: Path, width: int) -> None:
     async def look(tab: Tab) -> Any:

@@ -4,9 +4,11 @@
 import colorsys
 import datetime as dt
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -230,6 +232,21 @@ def test_a_finding_that_should_have_a_cause_and_has_none_is_not_explained() -> N
     assert "Not explained" not in page_of(without).all("article")[0].text
 
 
+@EVERY
+def test_a_page_of_its_own_leads_nowhere_and_lets_nothing_in(name: str) -> None:
+    text = render_page(sample(name), names=NAMES, options=PageOptions(alone=True))
+    page = read(text)
+    policy = next(one.attributes for one in page.all("meta") if "http-equiv" in one.attributes)
+    digest = b64encode(sha256(page.all("style")[0].text.encode()).digest()).decode()
+
+    assert AGE_TOKEN not in text
+    assert page.all("nav") == []
+    assert all(one.attributes["href"].startswith(("#", "data:")) for one in page.elements if "href" in one.attributes)
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert policy["content"].startswith(f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;")
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+
+
 def test_causes_are_shown_of_accepted_findings_too() -> None:
     report = explained(cause(CauseId.LATE_ACS, summary="it came late"))
     accepted = (Acceptance(report.findings[0], "known", dt.date(2030, 1, 31)),)
@@ -395,6 +412,15 @@ def test_a_large_machine_is_folded_with_the_first_parts_open() -> None:
     assert len(drawn) == 40
     assert 1 < sum("open" in one.attributes for one in drawn) < 10
     assert len(page.all("svg", "tree")) == 40
+
+
+def test_what_is_alike_is_counted_on_a_large_machine_and_the_legend_says_how() -> None:
+    machine = report_of("precision5820")
+    text = page_of(machine).all("main")[0].text
+
+    assert "7 more root complex integrated endpoints, a group each (2 to 8)" in text
+    assert "more like the one before" in text
+    assert "more like the one before" not in page_of(report_of(SRIOV)).all("main")[0].text
 
 
 def test_parts_with_something_wrong_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
