@@ -100,7 +100,7 @@ CONTROL = dict.fromkeys(probe.ATTEMPTS, DONE)
 def probe_can_do_everything_outside(session: Session) -> str:
     """The control: as root, what the probe tries works."""
     session.guest.write(f"{PLACE}/probe.py", Path(probe.__file__).read_text(encoding="utf-8"))
-    session.guest.run("mkdir -p /home/somebody && touch /root/file")
+    session.guest.run("mkdir -p /home/somebody && touch ~root/file")
     found = _probed(session.guest.run(f"/usr/bin/python3 {PLACE}/probe.py"))
     session.guest.run(f"rmmod {Path(MODULE).stem} && umount /mnt")
     wrong = differences(found, CONTROL)
