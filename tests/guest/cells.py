@@ -171,6 +171,11 @@ BETWEEN: Mapping[str, Cell] = {
             for topology in ("founding", "founding-acs", "two-nics-1-2")
         ),
         Cell(kernel="6.16.3", topology="founding-slot-1", iommu=Iommu.VIRTIO, architecture=ARM64, firmware=DT),
+        # Since when a device tree has ACS switched on before groups are made.
+        *(
+            Cell(kernel=kernel, topology="multifunction-ports", iommu=Iommu.SMMUV3, architecture=ARM64, firmware=DT)
+            for kernel in ("6.1", "6.12")
+        ),
         *(
             Cell(kernel=kernel, topology=topology, iommu=Iommu.SMMUV3, architecture=ARM64, firmware=firmware)
             for kernel in ("6.16", "6.18", "7.2")
