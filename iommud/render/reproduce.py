@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from iommud.address import Address
 from iommud.render.json import SCHEMA_VERSION
 from iommud.reproduce.parts import Architecture, Device, Omission, Reproduction
 
-CONVENIENCES = ("-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2G")
-"""Nothing that groups depend on, but without it nothing boots."""
+CONVENIENCES = ("-accel", "kvm", "-accel", "tcg", "-smp", "2", "-m", "2G")
+"""Nothing that groups depend on."""
+PROCESSOR: Mapping[Architecture, tuple[str, ...]] = {Architecture.X86_64: (), Architecture.AARCH64: ("-cpu", "max")}
+"""The aarch64 board's own default has 32 bits."""
 BARE = ("-nodefaults", "-no-user-config", "-display", "none", "-serial", "mon:stdio")
 _WIDTH = 100
 _LISTED = 6
@@ -32,7 +34,7 @@ def _comment(text: str) -> str:
 
 def command_of(found: Reproduction) -> tuple[str, ...]:
     """The emulator with all its arguments."""
-    return (found.binary, *BARE, *CONVENIENCES, *found.arguments)
+    return (found.binary, *BARE, *CONVENIENCES, *PROCESSOR[found.architecture], *found.arguments)
 
 
 def _head(found: Reproduction) -> Iterator[str]:
