@@ -85,18 +85,27 @@ def _panel(scene: Scene, part: Part) -> _Panel:
 
 
 def _columns(panels: Sequence[_Panel]) -> list[list[_Panel]]:
-    """The parts in their order, in columns about as high as each other."""
+    """The parts in their order, in as many columns as give the wanted shape, none higher than it has to be."""
     height = sum(panel.height for panel in panels)
     width = max((panel.drawing.widest() for panel in panels), default=1) + _GAP
     wanted = max(1, min(round(math.sqrt(_SHAPE * height / width)), len(panels)))
+    low, high = max((panel.height for panel in panels), default=0), height
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(panels, middle)) <= wanted else (middle + 1, high)
+    return _filled(panels, low)
+
+
+def _filled(panels: Sequence[_Panel], height: int) -> list[list[_Panel]]:
+    """The parts in columns of which none is higher than this, each as full as it can be."""
     columns: list[list[_Panel]] = []
-    reached = 0.0
+    left = 0
     for panel in panels:
-        # A part belongs to the column in which most of it would lie if all of them were one below the other.
-        if len(columns) <= (reached + panel.height / 2) * wanted // height:
+        if panel.height > left:
             columns.append([])
+            left = height
         columns[-1].append(panel)
-        reached += panel.height
+        left -= panel.height
     return columns
 
 

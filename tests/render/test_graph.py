@@ -313,16 +313,18 @@ def test_ties_that_overlap_lie_in_lanes_of_their_own_until_there_are_too_many() 
     assert len(lanes) == 8
 
 
-def test_a_large_machine_stands_in_columns_about_as_high_as_each_other() -> None:
+def test_a_large_machine_stands_in_columns_about_as_high_as_each_other_but_for_the_last() -> None:
     report = large(60)
     root = drawn(report)
     panels = [
         (int(one.get("x", "")), int(one.get("y", "")) + int(one.get("height", ""))) for one in root.findall(f"{SVG}svg")
     ]
     ends = {x: max(end for at, end in panels if at == x) for x, _ in panels}
+    *full, last = (ends[x] for x in sorted(ends))
 
-    assert len(ends) > 2
-    assert max(ends.values()) < 1.3 * min(ends.values())
+    assert len(full) > 1
+    assert max(full) < 1.3 * min(full)
+    assert last <= max(full)
     assert 0.8 < int(root.get("width", "")) / int(root.get("height", "")) < 2.5
 
 
