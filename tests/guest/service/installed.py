@@ -31,7 +31,7 @@ MODULE = f"{PLACE}/dummy.ko"
 FROM_WHEELS, WHEEL = "PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels", "wheels/iommud-*.whl"
 DROP_INS = "/etc/systemd/system/iommud-web.socket.d"
 MIB = 1 << 20
-INSTALL_SECONDS = 1200
+INSTALL_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +55,12 @@ def installed_disk(supplies: Supplies, suite: str) -> Installed:
     disk = base.disk.with_name(f"{base.disk.stem}-iommud-{digest}.raw")
     facts = disk.with_suffix(".json")
     if not facts.exists():
-        for old in disk.parent.glob(f"{base.disk.stem}-iommud-*"):
-            old.unlink()
         with tempfile.TemporaryDirectory(dir=disk.parent, prefix=".making-") as making:
             found = _install(supplies, base, Path(making))
             Path(making, "disk").rename(disk)
+        for old in disk.parent.glob(f"{base.disk.stem}-iommud-*"):
+            if old != disk:
+                old.unlink()
         facts.write_text(json.dumps(found))
     return Installed(disk=disk, suite=suite, digest=digest, **json.loads(facts.read_text()))
 

@@ -74,6 +74,7 @@ def run_session(
 
     Raises Unavailable if there is no guest to be had.
     """
+    keep.mkdir(parents=True, exist_ok=True)
     say(f"a disk with {suite} and iommud: made once for each state of the sources")
     try:
         installed = installed_disk(supplies, suite)
