@@ -38,8 +38,15 @@ class Class(enum.StrEnum):
     """A parameter of the kernel, or another release."""
     HARDWARE = "hardware"
     """A device in another slot."""
+    HYPERVISOR = "hypervisor"
+    """A device of a guest on a root bus, where no hardware could have it."""
     PRETENCE = "pretence"
     """A patched kernel that takes functions for isolated which are not."""
+
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether it is only looked at where nothing else separates."""
+        return self in (Class.HYPERVISOR, Class.PRETENCE)
 
 
 _REPRESENTATIVES = 3
@@ -144,6 +151,25 @@ def _alike(topology: Topology, bridges: Iterable[Address]) -> Iterable[list[Addr
         kind = (address[:2], bridge.vendor, bridge.device, bridge.config, bridge.driver, bridge.group is None)
         found.setdefault(kind if empty and len(slot) == 1 else address, []).append(address)
     return found.values()
+
+
+_QEMU = frozenset({0x1AF4, 0x1B36})
+"""Vendors under which QEMU's devices go; the first stands in the subsystem ids of most others too."""
+_DEVICES = 32
+
+
+def seats(machine: Imagined, one: Address, other: Address) -> Iterator[Candidate]:
+    """In a guest: to a free slot of the root bus above, where QEMU puts devices that hang on nothing."""
+    topology = machine.topology()
+    if not any({each.vendor, each.subsystem_vendor} & _QEMU for each in topology.functions.values()):
+        return
+    for unit in movable(topology, one, other):
+        top = topology.chain(unit)[-1].address
+        taken = {each.address.device for each in topology.buses[top[:2]].functions}
+        free = next((number for number in range(1, _DEVICES) if number not in taken), None)
+        if free is not None:
+            slot = Slot(at=Address(top.domain, top.bus, free, unit.address.function))
+            yield Candidate(Move(unit.address, slot), Class.HYPERVISOR)
 
 
 def movable(topology: Topology, one: Address, other: Address) -> tuple[PciFunction, ...]:

@@ -37,9 +37,26 @@ def moved(machine: Imagined, address: Address, slot: Slot) -> Imagined:
     numbers = _Numbers(topology, place, travellers, occupied)
     heads = numbers.heads(address, device, slot)
     names = numbers.names([one for one in machine.snapshot.functions if one.address in travellers], heads)
-    return _relocated(machine, _Relocation(place, names, numbers.buses, fits)).noted(
-        *_notes(topology, device, place, names)
-    )
+    there = _relocated(machine, _Relocation(place, names, numbers.buses, fits))
+    there = there.noted(*_notes(topology, device, place, names))
+    return _served_as_before(machine, there, names) if _stays_below_its_host(topology, device[0], place) else there
+
+
+def _stays_below_its_host(topology: Topology, function: PciFunction, place: Place) -> bool:
+    """Whether a device is put on the root bus from which it hung."""
+    above = topology.chain(function)
+    return place.bridge is None and bool(above) and above[-1].address[:2] == place.bus
+
+
+def _served_as_before(machine: Imagined, there: Imagined, names: Mapping[Address, Address]) -> Imagined:
+    """A hypervisor writes its tables anew: what had a group keeps it although the old ones name another place."""
+    before, after = machine.joins(machine.topology()), there.joins(there.topology())
+    kept = sorted(new for old, new in names.items() if before(old) and not after(new))
+    if not kept:
+        return there
+    listed = " ".join(str(one) for one in kept)
+    note = f"the hypervisor's tables are taken to serve {listed}, which they do not name today"
+    return replace(there, seated=there.seated.union(kept)).noted(note)
 
 
 def _device(machine: Imagined, address: Address) -> tuple[PciFunction, ...]:

@@ -15,7 +15,7 @@ from iommud.verdict.findings import Kind
 from iommud.verdict.reasons import Explainer
 from iommud.verdict.report import Report
 from iommud.whatif.apply import apply_all
-from iommud.whatif.candidates import Candidate, Class, candidates, movable
+from iommud.whatif.candidates import Candidate, Class, candidates, movable, seats
 from iommud.whatif.changes import BootKernel, Change, ImpossibleChangeError, Move, OverrideAcs, Slot, SwitchAcs
 from iommud.whatif.imagined import Imagined
 from iommud.whatif.part import part_of
@@ -152,7 +152,8 @@ def _searched(
     members = {end for tie, _ in chain for end in (tie.one, tie.other)}
     part = part_of(machine, one, other, groups)
     bound = min(limit, max(_LEAST, _WORK // len(part.machine.snapshot.functions)))
-    search = _Search(machine, part.machine, one, other, bound, candidates(part, one, other, members))
+    tried = (*candidates(part, one, other, members), *seats(machine, one, other))
+    search = _Search(machine, part.machine, one, other, bound, tried)
     search.complete = part.complete or not movable(machine.topology(), one, other)
     answers = tuple(search.answers())
     real = any(answer.real for answer in answers)
@@ -204,7 +205,7 @@ class _Search:
         """The smallest real answers of each class; only where there is none, those that separate without isolating."""
         pretended: list[Answer] = []
         for kind in Class:
-            if kind is Class.PRETENCE and self._found:
+            if kind.is_last_resort and self._found:
                 return
             real, only = self._of_class(kind)
             yield from real

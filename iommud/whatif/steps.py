@@ -46,4 +46,10 @@ _REPLACED = ("config_acs", "disable_acs_redir")
 def _moves(changes: Sequence[Change]) -> Iterator[str]:
     for change in changes:
         if isinstance(change, Move):
-            yield f"put the device at {change.address} into a slot below {change.slot}"
+            yield _move(change)
+
+
+def _move(change: Move) -> str:
+    if change.slot.below is None:
+        return f"have the hypervisor put the device at {change.address} on the root bus, for instance at {change.slot}"
+    return f"put the device at {change.address} into a slot below {change.slot}"

@@ -10,7 +10,7 @@ from iommud.whatif.apply import apply
 from iommud.whatif.changes import ImpossibleChangeError
 from iommud.whatif.imagined import Imagined
 from tests.machines import ON, Machine
-from tests.whatif.imagining import at, change, imagined
+from tests.whatif.imagining import at, captured, change, imagined
 
 
 def machine() -> Machine:
@@ -252,3 +252,11 @@ def test_a_domain_without_bus_numbers_takes_no_bridge() -> None:
 
     with pytest.raises(ImpossibleChangeError, match="domain 0001 has no bus number left"):
         moved("02:00.0=0001:00:01.0", crowded)
+
+
+def test_a_device_that_goes_to_its_own_root_bus_keeps_being_served_although_old_tables_do_not_name_the_slot() -> None:
+    start = Imagined.of(captured("6.12-amd64-intel-seed-q7.2"))
+    after = apply(start, change("move 02:00.0=00:01.0"))
+
+    assert after.joins(after.topology())(at("00:01.0"))
+    assert "the hypervisor's tables are taken to serve 0000:00:01.0, which they do not name today" in after.notes

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -141,21 +142,54 @@ def test_what_only_pretends_comes_without_being_an_answer() -> None:
     assert "pcie_acs_override patch: pcie_acs_override=downstream" in steps(found.answers[0].changes, "")[0]
 
 
+def on_hardware(report: Report) -> Report:
+    """The same machine with devices of another vendor, so that nothing tells of a hypervisor."""
+    assert report.analysis is not None
+    snapshot = report.analysis.snapshot
+    functions = tuple(replace(one, vendor=0x1234, subsystem_vendor=0x1234) for one in snapshot.functions)
+    return judge(replace(snapshot, functions=functions), report.kernel)
+
+
 def test_other_groups_in_a_switch_without_acs_are_no_isolation() -> None:
-    found = asked(captured("6.12-amd64-intel-switch-q7.2"), "02:00.0", "03:00.0")
+    found = asked(on_hardware(captured("6.12-amd64-intel-switch-q7.2")), "02:00.0", "03:00.0")
 
     assert found.verdict is Verdict.IMPOSSIBLE
     assert [one[0] for one in told(found)] == ["hardware", "pretence"]
     assert "requests from below can reach the other ports" in (found.answers[0].hazard or "")
 
 
+def test_in_a_guest_a_hypervisor_can_put_a_device_on_the_root_bus_where_nothing_else_separates() -> None:
+    report = captured("6.1-arm64-smmuv3-two-e1000-rp-q7.2")
+    found = asked(report, "02:01.0", "02:02.0")
+
+    assert told(found) == [
+        ("hypervisor", ["0000:02:01.0 moved to 0000:00:01.0"], True),
+        ("hypervisor", ["0000:02:02.0 moved to 0000:00:01.0"], True),
+    ]
+    assert steps(found.answers[0].changes, None) == (
+        "have the hypervisor put the device at 0000:02:01.0 on the root bus, for instance at 0000:00:01.0",
+    )
+    assert asked(on_hardware(report), "02:01.0", "02:02.0").verdict is Verdict.IMPOSSIBLE
+    assert {one.kind for one in asked(report, "00:02.0", "02:02.0").answers} == {Class.SOFTWARE}
+
+
+def test_a_root_bus_without_a_free_slot_is_no_answer() -> None:
+    machine = Machine()
+    for device in range(32):
+        machine.add(f"00:{device:02x}.0", None, to=1 if device == 1 else None, ids="1b36:0001")
+    machine.add("01:01.0", None)
+    machine.add("01:02.0", None)
+
+    assert of(machine, "01:01.0", "01:02.0").verdict is Verdict.IMPOSSIBLE
+
+
 @pytest.mark.parametrize(
     ("name", "one", "other", "verdict"),
     [
         ("6.12-amd64-intel-seed-q7.2", "00:1f.2", "00:1f.3", Verdict.IMPOSSIBLE),
-        ("6.1-arm64-smmuv3-two-e1000-rp-q7.2", "02:01.0", "02:02.0", Verdict.IMPOSSIBLE),
+        ("6.1-arm64-smmuv3-two-e1000-rp-q7.2", "02:01.0", "02:02.0", Verdict.POSSIBLE),
         ("6.1-arm64-smmuv3-two-e1000-rp-q7.2", "00:02.0", "02:02.0", Verdict.POSSIBLE),
-        ("6.12-amd64-intel-pci-bridge-nested-q7.2", "01:01.0", "02:01.0", Verdict.IMPOSSIBLE),
+        ("6.12-amd64-intel-pci-bridge-nested-q7.2", "01:01.0", "02:01.0", Verdict.POSSIBLE),
         ("6.12-amd64-intel-switch-q7.2", "03:00.0", "04:00.0", Verdict.APART),
         ("romed8-2t", "42:00.0", "42:00.1", Verdict.IMPOSSIBLE),
         ("6.12-arm64-virtio-seed-q7.2", "00:01.0", "00:02.0", Verdict.NO_GROUP),
