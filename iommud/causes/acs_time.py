@@ -31,10 +31,22 @@ def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
 
 
 def _late(facts: Facts) -> Iterator[Hypothesis]:
-    """All ports as firmware leaves them, which is off."""
-    telling = _late_by_firmware(facts) or _late_by_backport(facts)
+    """Ports as firmware leaves them, which is off: all of them, or the one that was found before ACS was asked for."""
+    by_firmware, cleared = _late_by_firmware(facts), AcsThen(cleared=True)
+    telling = by_firmware or _late_by_backport(facts)
     if telling is not None:
-        yield Hypothesis(CauseId.LATE_ACS, World(acs=AcsThen(cleared=True)), lambda _proof: telling)
+        then = cleared if by_firmware is None else facts.once(_first_found) or cleared
+        yield Hypothesis(CauseId.LATE_ACS, World(acs=then), lambda _proof: telling)
+
+
+def _first_found(facts: Facts) -> AcsThen | None:
+    """From 6.15 on each function is configured as it is found, and the first one asks for ACS; it alone is too early.
+
+    ``of_iommu_configure()`` calls ``pci_request_acs()``, and ``device_add()`` brings it there. Seen with 6.16.12 and
+    6.18.15.
+    """
+    found = [one.address for one in facts.snapshot.functions if not one.is_virtual]
+    return AcsThen(off=frozenset({min(found)})) if found and facts.kernel.at_least(6, 15) else None
 
 
 def _late_by_firmware(facts: Facts) -> Telling | None:

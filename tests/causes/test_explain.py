@@ -46,6 +46,12 @@ def port_and_nic(acs: Any, kernel: str = "7.3") -> Machine:
     return machine
 
 
+def port_and_ntb(kernel: str) -> Machine:
+    machine = port_and_nic(ON, kernel)
+    machine.change("01:00.0", vendor=0x10B5, device=0x87B0)
+    return machine
+
+
 def chained_aliases() -> Machine:
     """The machine of ``IVRS``."""
     machine = Machine()
@@ -60,6 +66,12 @@ def silent_first() -> Machine:
     machine.conventional("00:10.0")
     machine.conventional("00:11.0", mf=False)
     machine.conventional("00:11.1", mf=True)
+    return machine
+
+
+def behind_a_host_bridge(kernel: str) -> Machine:
+    machine = port_and_nic(ON, kernel)
+    machine.rciep("00:00.0", class_code=0x060000)
     return machine
 
 
@@ -120,6 +132,11 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         lambda: seen(thread(kernel="6.15"), "00:02.0 01:00.0", iommu=SMMU, tables=IORT),
     ),
     (
+        CauseId.SMMUV3_DUPLICATE_STREAM,  # a switch's NTB, which the kernel has send as everything on its bus
+        lambda: seen(port_and_ntb("6.1.137"), "00:02.0", iommu=SMMU, tables=IORT),
+        lambda: seen(port_and_ntb("6.1.138"), "00:02.0", iommu=SMMU, tables=IORT),
+    ),
+    (
         CauseId.SMMUV3_STREAM_CONFLICT,
         lambda: seen(two_nics(), "00:02.0 01:00.0 02:01.0", iommu=SMMU, tables=IORT),
         lambda: seen(two_nics(), "00:02.0 01:00.0 02:01.0"),
@@ -153,6 +170,16 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         CauseId.LATE_ACS,
         lambda: seen(port_and_nic(ON, "6.12"), "00:02.0 01:00.0", iommu=SMMU, **DT),
         lambda: seen(port_and_nic(ON, "7.0"), "00:02.0 01:00.0", iommu=SMMU, **DT),
+    ),
+    (
+        CauseId.LATE_ACS,  # from 6.15 on the first function asks for it
+        lambda: seen(port_and_nic(ON, "6.18.15"), "00:02.0 01:00.0", iommu=SMMU, **DT),
+        lambda: seen(behind_a_host_bridge("6.18.15"), "00:00.0 | 00:02.0 01:00.0", iommu=SMMU, **DT),
+    ),
+    (
+        CauseId.LATE_ACS,
+        lambda: seen(behind_a_host_bridge("6.14"), "00:00.0 | 00:02.0 01:00.0", iommu=SMMU, **DT),
+        lambda: seen(behind_a_host_bridge("6.16"), "00:00.0 | 00:02.0 01:00.0", iommu=SMMU, **DT),
     ),
     (
         CauseId.LATE_ACS,
