@@ -116,8 +116,9 @@ UEFI_MEMORY = 1024
 """With less, UEFI finds no room for the initramfs of newer kernels: ``EFI stub: ERROR: Failed to load initrd``."""
 ALWAYS = ("panic=-1", "mitigations=off", "random.trust_cpu=on")
 BY_ARCHITECTURE: Mapping[Architecture, tuple[str, ...]] = {
-    # Under software emulation the time stamp counter is not to be trusted, and the kernel takes long to find out.
-    AMD64: ("console=ttyS0", "nokaslr", "tsc=unstable"),
+    # Under software emulation the time stamp counter is not to be trusted, and the kernel takes long to find out; on a
+    # busy host the timer does not tick within the few milliseconds for which the kernel looks at it.
+    AMD64: ("console=ttyS0", "nokaslr", "tsc=unstable", "no_timer_check"),
     ARM64: ("console=ttyAMA0", "quiet"),
 }
 BY_IOMMU: Mapping[Iommu, tuple[str, ...]] = {
