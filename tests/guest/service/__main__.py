@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        failed = [] if options.page else _session(options.suite, options.only)
+        failed = [] if options.page else _session(options.suite, options.only, anew=not options.keep_disk)
     except Unavailable as error:
         _say(f"no guest: {error}")
         return 3
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     return bool(failed)
 
 
-def _session(suite: str, only: str) -> list[str]:
+def _session(suite: str, only: str, *, anew: bool) -> list[str]:
     """Run the checks, keep what was seen, and give the names of those that failed."""
-    results, figures = run_session(Supplies(cache_directory()), suite, KEEP / f"service-{suite}", _say, only)
+    results, figures = run_session(Supplies(cache_directory()), suite, KEEP / f"service-{suite}", _say, only, anew=anew)
     failed = [one.name for one in results if not one.ok]
     _say(f"{len(results)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
     kept = KEEP / f"service-{suite}.json"
@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0], help="Debian's release in the guest")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help=f"checks with this in their name, of: {', '.join(NAMES)}"
+    )
+    parser.add_argument(
+        "--keep-disk", action="store_true", help="take the disk of the last run, whatever has changed in iommud since"
     )
     parser.add_argument("--page", action="store_true", help="boot nothing: write the page from what is kept")
     return parser

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.guest.debian import Unavailable
 from tests.guest.image import ROOT, build_wheel, download_wheels, source_digest
 from tests.guest.machine import AMD64
 from tests.guest.service.documented import allow_plain, socket_drop_in
@@ -63,6 +64,16 @@ def installed_disk(supplies: Supplies, suite: str) -> Installed:
                 old.unlink()
         facts.write_text(json.dumps(found))
     return Installed(disk=disk, suite=suite, digest=digest, **json.loads(facts.read_text()))
+
+
+def kept_disk(supplies: Supplies, suite: str) -> Installed:
+    """The disk that was made last, of whatever state of the sources. Raises Unavailable if there is none."""
+    disks = (supplies.cache / "service").glob(f"{suite}-*-iommud-*.raw")
+    newest = max(disks, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise Unavailable(f"no disk with {suite} and iommud has been made yet")
+    digest = newest.stem.rpartition("-")[2]
+    return Installed(disk=newest, suite=suite, digest=digest, **json.loads(newest.with_suffix(".json").read_text()))
 
 
 def release_digest() -> str:

@@ -10,9 +10,9 @@ from tests.guest.service.checks import NIC, PLUGGED, UNGROUPED
 from tests.guest.service.figures import findings, value
 from tests.guest.service.guest import GuestError, eventually
 from tests.guest.service.installed import DROP_INS, FROM_WHEELS, INSTALL_SECONDS, PLACE, WHEEL
-from tests.guest.service.session import COLLECTOR, SERVER, UNITS, Scraping, Session
+from tests.guest.service.session import COLLECTOR, RESTART_SECONDS, SERVER, UNITS, Scraping, Session
 
-WATCHDOG_SECONDS = 150
+WATCHDOG_SECONDS = 400
 # What the services write to, with what is mounted there for the check. Below /run/private only root may look.
 DIRECTORIES = ("/run/private/iommud", "/var/lib/private/iommud")
 
@@ -61,7 +61,7 @@ def reload_looks_again(session: Session) -> str:
     """`systemctl reload` keeps the processes, and the collector looks at the machine again."""
     before = {unit: session.process(unit) for unit in UNITS}
     reloads = value(session.guest.metrics(), "iommud_snapshot_total", trigger="reload")
-    session.guest.run(f"systemctl reload {' '.join(UNITS)}", seconds=60)
+    session.guest.run(f"systemctl reload {' '.join(UNITS)}", seconds=RESTART_SECONDS)
     text = session.wait_for_metrics(
         lambda one: value(one, "iommud_snapshot_total", trigger="reload") == (reloads or 0) + 1, "one more look"
     )
@@ -77,7 +77,7 @@ def restarts_lose_no_scrape(session: Session) -> str:
     with Scraping(session.guest) as scraping:
         for unit in UNITS:
             started = time.monotonic()
-            session.guest.run(f"systemctl restart {unit}", seconds=120)
+            session.guest.run(f"systemctl restart {unit}", seconds=RESTART_SECONDS)
             session.wait_until_up(unit, other_than=before[unit])
             took[unit] = time.monotonic() - started
         time.sleep(2)
@@ -88,18 +88,18 @@ def restarts_lose_no_scrape(session: Session) -> str:
 
 def full_directories_are_survived(session: Session) -> str:
     """No space left where reports and memory are written: it is said and counted, and over when there is space."""
-    session.guest.run(f"systemctl stop {' '.join(UNITS)}", seconds=60)
+    session.guest.run(f"systemctl stop {' '.join(UNITS)}", seconds=RESTART_SECONDS)
     for directory in DIRECTORIES:
         session.guest.run(f"mount -t tmpfs -o size=1m,mode=0755 tmpfs {directory}")
     try:
-        session.guest.run(f"systemctl start {' '.join(UNITS)}", seconds=120)
+        session.guest.run(f"systemctl start {' '.join(UNITS)}", seconds=RESTART_SECONDS)
         session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve")
         return _filled(session)
     finally:
-        session.guest.run(f"systemctl stop {' '.join(UNITS)}", seconds=60)
+        session.guest.run(f"systemctl stop {' '.join(UNITS)}", seconds=RESTART_SECONDS)
         for directory in DIRECTORIES:
             session.guest.ask(f"umount {directory}")
-        session.guest.run(f"systemctl start {' '.join(UNITS)}", seconds=120)
+        session.guest.run(f"systemctl start {' '.join(UNITS)}", seconds=RESTART_SECONDS)
         session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve again")
 
 
@@ -114,7 +114,7 @@ def _filled(session: Session) -> str:
     try:
         eventually(
             lambda: session.journal(COLLECTOR, mark).count("cannot write") >= len(DIRECTORIES),
-            within=60,
+            within=RESTART_SECONDS,
             what="the collector says that it cannot write",
         )
         status, _ = session.guest.fetch("/metrics")
@@ -124,7 +124,9 @@ def _filled(session: Session) -> str:
         session.guest.run(f"systemctl reload {COLLECTOR}")
         text = session.wait_for_metrics(lambda one: findings(one) == UNGROUPED, "the finding is served")
         eventually(
-            lambda: "writing works again" in session.journal(COLLECTOR, mark), within=60, what="writing works again"
+            lambda: "writing works again" in session.journal(COLLECTOR, mark),
+            within=RESTART_SECONDS,
+            what="writing works again",
         )
     finally:
         session.guest.unplug("nic")
@@ -137,13 +139,13 @@ def _filled(session: Session) -> str:
 
 def a_reboot_changes_nothing(session: Session) -> str:
     """After a reboot of the same machine the services are up, and nothing is said to have changed."""
-    session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=180)
+    session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=RESTART_SECONDS)
     boot = session.guest.run("cat /proc/sys/kernel/random/boot_id")
     started = time.monotonic()
     session.guest.run("systemd-run -q --on-active=2s --timer-property=AccuracySec=100ms systemctl reboot")
     session.guest.wait_until_up()
     assert session.guest.run("cat /proc/sys/kernel/random/boot_id") != boot, "it did not reboot"
-    session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=180)
+    session.wait_for_metrics(lambda text: value(text, "iommud_source_up") == 1, "they serve", within=RESTART_SECONDS)
     seconds = time.monotonic() - started
     said = session.journal(COLLECTOR)
     for words in ("appeared", "gone", "cleared", "changed"):
@@ -153,7 +155,9 @@ def a_reboot_changes_nothing(session: Session) -> str:
 
 def changes_since_the_last_boot_are_told(session: Session) -> str:
     """The machine was off, and has a NIC more now: the journal says what is new since the last boot."""
-    session.wait_for_metrics(lambda text: findings(text) == UNGROUPED, "the finding is in the metrics", within=180)
+    session.wait_for_metrics(
+        lambda text: findings(text) == UNGROUPED, "the finding is in the metrics", within=RESTART_SECONDS
+    )
     said = session.journal(COLLECTOR)
     lines = [line for line in said.splitlines() if NIC in line]
     for words in ("finding appeared", "functions appeared"):
@@ -178,7 +182,7 @@ def an_upgrade_loses_no_scrape(session: Session) -> str:
 
 def removal_leaves_what_is_documented(session: Session) -> str:
     """`install.sh remove` of the installed copy takes all away, but for the drop-ins that somebody made."""
-    words = session.guest.run("/opt/iommud/share/iommud/install.sh remove", seconds=120)
+    words = session.guest.run("/opt/iommud/share/iommud/install.sh remove", seconds=RESTART_SECONDS)
     left = session.guest.run(
         "find / -xdev -name '*iommud*' -not -path '/srv/*'; find /run -name '*iommud*'; find /opt -mindepth 1"
     ).split()

@@ -12,7 +12,7 @@ from tests.guest.cells import PLUGGED_BRIDGE
 from tests.guest.debian import Unavailable
 from tests.guest.service import checks, recovery
 from tests.guest.service.guest import Guest, GuestError, guest_of
-from tests.guest.service.installed import KERNEL, Installed, copy_disk, installed_disk
+from tests.guest.service.installed import KERNEL, Installed, copy_disk, installed_disk, kept_disk
 from tests.guest.service.machine import Machine
 from tests.guest.service.session import (
     COLLECTOR,
@@ -68,16 +68,18 @@ NAMES = (*FIRST, *SECOND)
 
 
 def run_session(
-    supplies: Supplies, suite: str, keep: Path, say: Say, only: str = ""
+    supplies: Supplies, suite: str, keep: Path, say: Say, only: str = "", *, anew: bool = True
 ) -> tuple[list[Checked], dict[str, Any]]:
     """All checks of a suite, or those with a text in their name, and what was measured; consoles go to ``keep``.
+
+    ``anew``: iommud is installed as it is now, where that has not been done yet; else the last disk is taken.
 
     Raises Unavailable if there is no guest to be had.
     """
     keep.mkdir(parents=True, exist_ok=True)
     say(f"a disk with {suite} and iommud: made once for each state of the sources")
     try:
-        installed = installed_disk(supplies, suite)
+        installed = (installed_disk if anew else kept_disk)(supplies, suite)
     except GuestError as error:
         raise Unavailable(f"iommud could not be installed in the guest: {error}") from error
     figures: dict[str, Any] = {
