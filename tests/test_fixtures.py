@@ -100,6 +100,9 @@ KNOWN = {
     "6.16.3-amd64-virtio-founding-q7.2": Expected(
         wrong=(Wrong("no-groups", "critical", f"{GUEST} 02:00.0"),), without="00:01.0", ungrouped=f"{GUEST} 02:00.0"
     ),
+    "6.16.3-arm64-virtio-founding-slot-1-dt-q7.2": Expected(
+        (ungrouped("02:01.0"), ungrouped("00:00.0", "warning")), "00:01.0", "00:00.0 02:01.0"
+    ),
     "6.1bug-amd64-virtio-at-0x3-seed-vga-builtin-q7.2": Expected(THREAD, "00:00.0 00:01.0 00:03.0", "01:00.0"),
     "6.1bug-amd64-virtio-seed-builtin-q7.2": Expected(THREAD, "00:00.0 00:01.0", "01:00.0"),
     "6.1fix-amd64-virtio-seed-builtin-q7.2": Expected(

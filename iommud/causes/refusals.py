@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from iommud.address import Address
 from iommud.causes.cause import CauseId
@@ -136,19 +137,34 @@ def _tell_abandoned(facts: Facts) -> Telling:
 
 def _instance_lookup(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
     affected = has_defect(facts, "virtio-iommu-instance-lookup")
-    if finding.kind is Kind.NO_GROUPS and affected is not False and facts.kernel.readable:
-        everyone = frozenset(one.address for one in facts.snapshot.functions)
-        yield Hypothesis(
-            CauseId.VIRTIO_INSTANCE_LOOKUP,
-            World(unprobed=everyone),
-            lambda _proof: _tell_lookup(facts, certain=affected is True),
-        )
+    if affected is False or not facts.kernel.readable:
+        return
+    left = _not_found(facts, finding)
+    if left:
+        tell = partial(_tell_lookup, facts, certain=affected is True, some=finding.kind is Kind.UNGROUPED)
+        yield Hypothesis(CauseId.VIRTIO_INSTANCE_LOOKUP, World(unprobed=left), tell)
 
 
-def _tell_lookup(facts: Facts, *, certain: bool) -> Telling:
+def _not_found(facts: Facts, finding: Finding) -> frozenset[Address]:
+    """Whom the lookup fails: everybody; with a device tree those alone that no driver was bound to since.
+
+    ``of_iommu_configure()`` asks for the IOMMU once more when a driver is bound, and then the instance is recorded.
+    """
+    if finding.kind is Kind.NO_GROUPS:
+        return frozenset(one.address for one in facts.snapshot.functions)
+    if finding.kind is not Kind.UNGROUPED or facts.platform.firmware.host_bridges is None:
+        return frozenset()
+    idle = (one.address for one in facts.snapshot.functions if one.driver is None and one.address not in facts.numbers)
+    return frozenset(one for one in idle if facts.should_join(one))
+
+
+def _tell_lookup(facts: Facts, proof: Proof, *, certain: bool, some: bool) -> Telling:
     doubt = () if certain else (f"{facts.kernel.text} does not tell its stable release: 6.16.4 has the fix",)
+    whom = (
+        f"so {listed(proof.without)}, to which no driver was bound since, has none" if some else "so none gets a group"
+    )
     return Telling(
-        "this kernel does not find its virtio-iommu when functions ask for it, so none gets a group",
+        f"this kernel does not find its virtio-iommu when functions ask for it, {whom}",
         (f"kernel {facts.kernel}", *doubt),
         "run Linux 6.17, or 6.16.4",
         "virtio-iommu-instance-lookup",

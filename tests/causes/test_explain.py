@@ -152,6 +152,11 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         lambda: seen(port_and_nic(ON, "6.16.4"), iommu=VIRTIO, tables=VIOT),
     ),
     (
+        CauseId.VIRTIO_INSTANCE_LOOKUP,
+        lambda: seen(behind_a_host_bridge("6.16.3"), "00:02.0 | 01:00.0", iommu=VIRTIO, **DT),
+        lambda: seen(behind_a_host_bridge("6.16.3"), "00:02.0 | 01:00.0", iommu=VIRTIO, tables=VIOT),
+    ),
+    (
         CauseId.PASS_ABANDONED,
         lambda: seen(two_nics("6.18"), iommu=VIRTIO, tables=VIOT),
         lambda: seen(thread(kernel="6.18"), iommu=VIRTIO, tables=VIOT),
