@@ -52,10 +52,16 @@ def _stream_lines(facts: Facts, addresses: tuple[Address, ...]) -> tuple[str, ..
 
 def _tell_twice(facts: Facts, proof: Proof) -> Telling:
     refused = listed(proof.without)
+    masked = [one for one in proof.without if one.devfn in facts.model.aliases.mask(facts.function(one))]
+    again = "among the aliases of the device itself" if masked else "from the bridge"
+    told = (
+        f"the kernel gives {listed(masked)} a list of aliases with its own ID in it"
+        if masked
+        else "the function is device 0, function 0 below a bridge that passes on its ID"
+    )
     return Telling(
-        f"the SMMUv3 driver refused {refused}, which has one stream twice: its own, and the same again from the bridge",
-        _stream_lines(facts, proof.without)
-        or ("the function is device 0, function 0 below a bridge that passes on its ID",),
+        f"the SMMUv3 driver refused {refused}, which has one stream twice: its own, and the same again {again}",
+        _stream_lines(facts, proof.without) or (told,),
         "run Linux 6.15, 6.12.28, 6.6.90, 6.1.138 or later; or move the device from device number 0",
         "smmuv3-duplicate-stream",
     )

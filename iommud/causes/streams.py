@@ -49,8 +49,8 @@ class Streams:
 
 
 def streams_of(facts: Facts, function: PciFunction) -> tuple[StreamId, ...]:
-    """The streams of a function, one for each requester ID; the ID itself where firmware's map is not at hand."""
-    return tuple(_stream(facts, function, alias.requester_id) for alias in facts.model.aliases.of(function))
+    """The streams of a function, one for each step of the walk; the ID itself where firmware's map is not at hand."""
+    return tuple(_stream(facts, function, alias.requester_id) for alias in facts.model.aliases.walked(function))
 
 
 def _stream(facts: Facts, function: PciFunction, requester: Address) -> StreamId:

@@ -89,6 +89,10 @@ class Aliases:
 
     def of(self, function: PciFunction) -> tuple[Alias, ...]:
         """Every requester ID of a function in the order of ``pci_for_each_dma_alias()``, without repetition."""
+        return tuple(dict.fromkeys(self.walked(function)))
+
+    def walked(self, function: PciFunction) -> tuple[Alias, ...]:
+        """The same as the kernel's walk has them: a mask of aliases may hold the function's own ID once more."""
         sender = self.topology.real_dma_device(function)
         found = [Alias(sender.address, sender.address)]
         found += [Alias(sender.address, sender.address.with_devfn(devfn)) for devfn in sorted(self.mask(sender))]
@@ -96,7 +100,7 @@ class Aliases:
             requester = self.bridge_alias(bridge)
             if requester is not None:
                 found.append(Alias(bridge.address, requester))
-        return tuple(dict.fromkeys(found))
+        return tuple(found)
 
     def share(self, one: PciFunction, other: PciFunction) -> Address | None:
         """The requester ID by which one of two functions can use the other's mappings, or None.
