@@ -334,12 +334,22 @@ def defects(
     qemu: Annotated[
         str | None, typer.Option("--qemu", metavar="VERSION", help="And those of this QEMU, below a guest.")
     ] = None,
+    seen: Annotated[
+        str | None,
+        typer.Option(
+            "--seen", metavar="SOURCE", help="Only those that a directory or archive shows; / is this machine."
+        ),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="FILE", help="Only those that a kernel's or QEMU's log tells of, as of a hang."),
+    ] = None,
     format_: SHOW_FORMAT = ShowFormat.TEXT,
 ) -> int:
     """List known defects of kernels and QEMU that bear on groups, or those of a release before you run it."""
     from iommud.cli.knowing import show_defects
 
-    return show_defects(name, affecting, qemu, format_)
+    return show_defects(name, affecting, qemu, format_, seen=seen, log=log)
 
 
 @app.command()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``iommud defects``: what is known of kernels and hypervisors, all of it or what bears on one release."""
+"""``iommud defects``: what is known of kernels and hypervisors, all of it, or what bears on a release or a machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import typer
 
+from iommud.api import check_sysfs
 from iommud.causes.defects import Certainty, Change, Component, Defect, defects
+from iommud.causes.recognise import shown, told
 from iommud.cli.options import Colour, ShowFormat
 from iommud.cli.output import emit, output_style
 from iommud.cli.showing import print_json
+from iommud.errors import SourceError
 from iommud.kernel import parse_release
 from iommud.render.style import Style
 
@@ -23,10 +26,24 @@ _CERTAINTIES = {
 _Release = tuple[tuple[int, int], int | None]
 
 
-def show_defects(name: str | None, affecting: str | None, qemu: str | None, format_: ShowFormat) -> int:
-    """Print one defect, all, or those of a kernel and a QEMU. Raises typer.BadParameter for what is not known."""
-    if name is not None and (affecting or qemu):
-        raise typer.BadParameter("a defect is shown, or those that affect a release, not both")
+def show_defects(
+    name: str | None,
+    affecting: str | None,
+    qemu: str | None,
+    format_: ShowFormat,
+    *,
+    seen: str | None = None,
+    log: str | None = None,
+) -> int:
+    """Print one defect, all, those of a kernel and a QEMU, or those that a machine or a log shows.
+
+    Raises typer.BadParameter for what is not known, and SourceError for what cannot be read.
+    """
+    asked = (name is not None, bool(affecting or qemu), seen is not None or log is not None)
+    if sum(asked) > 1:
+        raise typer.BadParameter("a defect is shown, those that affect a release, or those that are seen: one of these")
+    if asked[2]:
+        return _show_seen(seen, log, format_)
     releases = {
         Component.KERNEL: _release(affecting, "--affecting"),
         Component.QEMU: _release(qemu, "--qemu"),
@@ -41,6 +58,30 @@ def show_defects(name: str | None, affecting: str | None, qemu: str | None, form
         lines = [line for one, affects in found for line in _short(one, certain=affects is True)]
     emit("".join(f"{line}\n" for line in lines))
     return 0
+
+
+def _show_seen(seen: str | None, log: str | None, format_: ShowFormat) -> int:
+    """Those that a machine shows, and those that lines of a log tell of."""
+    found = {one.id: one for one in (*_shown_by(seen), *_told_by(log))}
+    if format_ is ShowFormat.JSON:
+        return print_json([_data(one) for _, one in sorted(found.items())])
+    lines = [line for _, one in sorted(found.items()) for line in _short(one, certain=True)]
+    emit("".join(f"{line}\n" for line in lines or ["no known defect is recognised"]))
+    return 0
+
+
+def _shown_by(source: str | None) -> tuple[Defect, ...]:
+    return () if source is None else shown(check_sysfs(source))
+
+
+def _told_by(path: str | None) -> tuple[Defect, ...]:
+    if path is None:
+        return ()
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - a name from the command line
+            return told(file)
+    except OSError as error:
+        raise SourceError(path, error.strerror or str(error)) from error
 
 
 def _release(text: str | None, option: str) -> _Release | None:

@@ -2,13 +2,16 @@
 """``iommud defects`` lists what is known, tells of one, and picks those of a release."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from iommud.causes.defects import defects
 from iommud.cli.knowing import show_defects
 from iommud.cli.options import ShowFormat
+from iommud.errors import SourceError
 
 
 def listed(capsys: pytest.CaptureFixture[str], **asked: Any) -> dict[str, Any]:
@@ -67,3 +70,33 @@ def test_what_makes_no_sense_is_wrong_usage(asked: dict[str, str]) -> None:
         show_defects(**{"name": None, "affecting": None, "qemu": None, **asked}, format_=ShowFormat.TEXT)
 
     assert getattr(caught.value, "exit_code", None) == 2
+
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+BUG_LOG = str(FIXTURES / "logs" / "smmuv3-stream-bug.log")
+
+
+def test_those_that_a_capture_shows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    capture = str(FIXTURES / "captures" / "7.3-amd64-virtio-two-e1000-q7.2.tar.gz")
+
+    assert set(listed(capsys, seen=capture)) == {"probe-pass-abandoned", "virtio-iommu-aliased-endpoint"}
+
+
+def test_those_that_a_log_tells_of_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert text(capsys, log=BUG_LOG).startswith("smmuv3-stream-bug\n")
+
+
+def test_that_nothing_is_recognised_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    capture = str(FIXTURES / "captures" / "6.12-amd64-virtio-seed-q7.2.tar.gz")
+
+    assert text(capsys, seen=capture) == "no known defect is recognised\n"
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"none\.log"):
+        show_defects(None, None, None, ShowFormat.TEXT, log=str(tmp_path / "none.log"))
+
+
+def test_a_release_and_a_machine_are_not_asked_for_at_once() -> None:
+    with pytest.raises(typer.BadParameter, match="one of these"):
+        show_defects(None, "6.12", None, ShowFormat.TEXT, log=BUG_LOG)
