@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     return bool(failed)
 
 
-def _session(suite: str, only: str, *, anew: bool) -> list[str]:
+def _session(suite: str, only: Sequence[str], *, anew: bool) -> list[str]:
     """Run the checks, keep what was seen, and give the names of those that failed."""
     results, figures = run_session(Supplies(cache_directory()), suite, KEEP / f"service-{suite}", _say, only, anew=anew)
     failed = [one.name for one in results if not one.ok]
@@ -62,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0], help="Debian's release in the guest")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help=f"checks with this in their name, of: {', '.join(NAMES)}"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=f"checks with this in their name: {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--keep-disk", action="store_true", help="take the disk of the last run, whatever has changed in iommud since"

@@ -99,7 +99,7 @@ CONTROL = dict.fromkeys(probe.ATTEMPTS, DONE)
 
 def probe_can_do_everything_outside(session: Session) -> str:
     """The control: as root, what the probe tries works."""
-    session.guest.write(f"{PLACE}/probe.py", Path(probe.__file__).read_text(encoding="utf-8"))
+    _bring_probe(session)
     session.guest.run("mkdir -p /home/somebody && touch ~root/file")
     found = _probed(session.guest.run(f"/usr/bin/python3 {PLACE}/probe.py"))
     session.guest.run(f"rmmod {Path(MODULE).stem} && umount /mnt")
@@ -112,6 +112,7 @@ def sandbox_of(unit: str) -> Callable[[Session], str]:
     """A check: what a unit must not do fails, tried by a command of that unit itself."""
 
     def check(session: Session) -> str:
+        _bring_probe(session)
         mark = session.mark()
         with session.drop_in(unit, f"[Service]\nExecStartPre=/usr/bin/python3 {PLACE}/probe.py\n"):
             found = _probed(session.journal(unit, mark))
@@ -125,6 +126,10 @@ def sandbox_of(unit: str) -> Callable[[Session], str]:
         return f"{refused} attempts refused; capabilities {status['CapEff']}, seccomp and no_new_privs in force"
 
     return check
+
+
+def _bring_probe(session: Session) -> None:
+    session.guest.write(f"{PLACE}/probe.py", Path(probe.__file__).read_text(encoding="utf-8"))
 
 
 def _probed(printed: str) -> dict[str, Any]:

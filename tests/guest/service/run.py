@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ NAMES = (*FIRST, *SECOND)
 
 
 def run_session(
-    supplies: Supplies, suite: str, keep: Path, say: Say, only: str = "", *, anew: bool = True
+    supplies: Supplies, suite: str, keep: Path, say: Say, only: Sequence[str] = (), *, anew: bool = True
 ) -> tuple[list[Checked], dict[str, Any]]:
-    """All checks of a suite, or those with a text in their name, and what was measured; consoles go to ``keep``.
+    """All checks of a suite, or those with one of some texts in their name, and what was measured; consoles go to ``keep``.
 
     ``anew``: iommud is installed as it is now, where that has not been done yet; else the last disk is taken.
 
@@ -103,7 +103,7 @@ def run_session(
         )
         results = []
         for number, (one, named) in enumerate(((machine, FIRST), (changed, SECOND)), 1):
-            wanted = [(name, check) for name, check in named.items() if only in name]
+            wanted = [(name, check) for name, check in named.items() if not only or any(one in name for one in only)]
             if wanted:
                 boot = _Boot(supplies, one, installed, directory, keep / f"console-{number}.log", keep)
                 results += boot.run(wanted, figures, say)
