@@ -12,7 +12,9 @@ from iommud.causes.hypothesis import Telling, evident
 from iommud.verdict.findings import Finding, Kind
 
 _REFUSED = re.compile(
-    r"(?:smmu|virtio_iommu|DMAR|AMD-Vi|riscv.iommu|dart)\b.*(?:fail|error|unable|not supported|disabl|invalid)",
+    # What remaps interrupts is another part of these drivers, and groups do without it.
+    r"^(?!.*(?:interrupt|irq|intremap|DMAR-IR))"
+    r".*(?:smmu|virtio_iommu|DMAR|AMD-Vi|riscv.iommu|dart)\b.*(?:fail|error|unable|not supported|disabl|invalid)",
     re.IGNORECASE,
 )
 _DEFERRED = re.compile(

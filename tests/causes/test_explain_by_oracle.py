@@ -57,6 +57,8 @@ def _kernel(machine: Sick, world: World) -> OverriddenKernel:
         then |= {one: switched(then[one], on=on) for one in names}
     kernel = machine.kernel(list(then.values()))
     kernel.overrides = world.acs.override
+    for one in getattr(world.acs, "alone", ()):
+        kernel.devices[one].multifunction = False
     return kernel
 
 
