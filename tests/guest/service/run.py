@@ -70,7 +70,7 @@ NAMES = (*FIRST, *SECOND)
 def run_session(
     supplies: Supplies, suite: str, keep: Path, say: Say, only: Sequence[str] = (), *, anew: bool = True
 ) -> tuple[list[Checked], dict[str, Any]]:
-    """All checks of a suite, or those with one of some texts in their name, and what was measured; consoles go to ``keep``.
+    """All checks of a suite, or some by parts of their names, and what was measured; consoles go to ``keep``.
 
     ``anew``: iommud is installed as it is now, where that has not been done yet; else the last disk is taken.
 
