@@ -26,6 +26,8 @@ __all__ = ["ClientTls", "Place", "show_status"]
 
 _TIMEOUT = 10.0
 _LARGEST = 64 << 20
+_EXIT_STATUSES = frozenset({0, 1, 3, EXIT_UNREADABLE})
+"""Those of a check: a program that asks takes no other for one."""
 
 
 class StatusError(IommudError):
@@ -76,6 +78,8 @@ class Place:
         """Read a URL, or a host with its port. Raises ValueError for anything else."""
         if url.startswith("unix:"):
             return cls(url, unix=url.removeprefix("unix:"))
+        if not url.isprintable() or " " in url:
+            raise ValueError(f"{url!r} holds characters that no URL has")
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no URL such as http://127.0.0.1:9798 or unix:/run/iommud.sock")
@@ -154,9 +158,11 @@ def _from_server(place: Place, tls: ClientTls) -> Answer:
         taken_at = float(response.headers["Iommud-Snapshot-Timestamp"])
         exit_status = int(response.headers["Iommud-Exit-Status"])
     except (TypeError, ValueError):
+        taken_at, exit_status = math.nan, EXIT_UNREADABLE
+    if not math.isfinite(taken_at) or exit_status not in _EXIT_STATUSES:
         _fail(url, "what answers is no iommud")
     # A report that the server calls stale says so in its first line, which is said below in any case.
-    text = body.decode("utf-8", "replace")
+    text = "\n".join(map(visible, body.decode("utf-8", "replace").split("\n")))
     stale = response.headers.get("Iommud-Stale") == "true"
     if stale:
         text = text.partition("\n\n")[2] or text
