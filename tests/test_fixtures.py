@@ -72,6 +72,7 @@ KNOWN = {
     "6.1-arm64-smmuv3-two-e1000-rp-q7.2": Expected((ungrouped("02:02.0"),), "00:00.0", "02:02.0"),
     "6.12-amd64-amd-two-e1000-rp-q7.2": Expected(without="00:01.0"),
     "6.12-amd64-intel-pxb-bypass-q7.2": Expected(without="40:00.0 41:00.0"),
+    "6.12-amd64-intel-two-functions-q10": Expected((Wrong("isolation-split", "critical", "01:00.0 01:00.1"),)),
     "6.12-amd64-virtio-seed-q7.2": Expected(without="00:01.0"),
     "6.12-amd64-virtio-seed-rp-none-q7.2": Expected(
         wrong=(Wrong("no-groups", "critical", f"{GUEST} 02:00.0"),),

@@ -36,6 +36,8 @@ class CauseId(enum.StrEnum):
     """Functions were grouped before the bridges above them."""
     PROBE_RACE = "probe-race"
     """A driver was binding to a function while the IOMMU registered, and the pass over all functions left it out."""
+    LATE_MULTIFUNCTION = "late-multifunction"
+    """A function was grouped before the kernel had noted that it is one of several."""
     ACS_CHANGED_SINCE = "acs-changed-since"
     """Something changed ACS after the functions had been grouped."""
     IOMMU_DRIVER_REFUSED = "iommu-driver-refused"

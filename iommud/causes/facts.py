@@ -180,7 +180,7 @@ class Facts:
                 states.append(replace(states[0], unknown=False))
             altered = self._altered(then)
             self._models[then] = tuple(
-                replace(self.model, acs=AcsAtGrouping(self.topology, state, then=altered), _beside={})
+                replace(self.model, acs=AcsAtGrouping(self.topology, state, then=altered, alone=then.alone), _beside={})
                 for state in states
             )
         return self._models[then]

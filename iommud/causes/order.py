@@ -10,7 +10,7 @@ from iommud.causes.cause import CauseId
 from iommud.causes.facts import Facts
 from iommud.causes.hypothesis import Hypothesis, Telling, listed, order_text
 from iommud.causes.search import Proof
-from iommud.causes.world import World
+from iommud.causes.world import AcsThen, World
 from iommud.snapshot import PciFunction
 from iommud.verdict.findings import Finding, Kind
 
@@ -21,6 +21,10 @@ def propose(facts: Facts, finding: Finding) -> Iterator[Hypothesis]:
     """An order of its own, where the platform lets order matter."""
     if facts.order_matters and finding.kind is not Kind.UNISOLATED:
         yield Hypothesis(CauseId.PROBE_ORDER, World(any_order=True), lambda proof: _tell(facts, proof))
+    further = facts.once(_further) if finding.kind in (Kind.ISOLATION_SPLIT, Kind.ALIAS_SPLIT) else frozenset()
+    if further:
+        world = World(acs=AcsThen(alone=further))
+        yield Hypothesis(CauseId.LATE_MULTIFUNCTION, world, lambda proof: _tell_late_function(facts, proof, further))
     if finding.kind is Kind.UNGROUPED and facts.once(_passed_by):
         world = World(unprobed=facts.once(_passed_by))
         yield Hypothesis(CauseId.PROBE_RACE, world, lambda proof: _tell_race(facts, proof))
@@ -140,4 +144,34 @@ def _tell_race(facts: Facts, proof: Proof) -> Telling:
         "load the IOMMU's driver before the drivers of devices, or build it in; until then remove the function and "
         "have the bus scanned again (remove, rescan in sysfs), which groups it anew",
         "registration-race",
+    )
+
+
+def _further(facts: Facts) -> frozenset[Address]:
+    """Functions beyond the first whose own header does not say that there are several, as far as it was read.
+
+    ``pci_scan_slot()``, drivers/pci/probe.c, marks such a function only after ``pci_scan_single_device()`` has added
+    it, and adding groups it where the IOMMU is at work already: when the device is plugged in. The log must tell of it.
+    """
+    return frozenset(
+        one.address
+        for one in facts.snapshot.functions
+        if one.address.function
+        and one.address in facts.logged
+        and not one.is_virtual
+        and one.config.multifunction_bit is not True
+    )
+
+
+def _tell_late_function(facts: Facts, proof: Proof, further: frozenset[Address]) -> Telling:
+    about = listed(further & proof.concerned)
+    return Telling(
+        f"{about} was grouped when it was added, and only after that the kernel notes that its device has several "
+        "functions",
+        (
+            f"taken for the only function of its device, {about} gets the group that it has, as the kernel log shows",
+            f"in this order they get these groups: {order_text(facts, proof)}",
+        ),
+        "give all functions of the device to the same user; with QEMU set multifunction=on at each of its functions",
+        "late-multifunction",
     )

@@ -28,6 +28,8 @@ class AcsThen:
     """Functions whose ACS was off."""
     on: frozenset[Address] = _NONE
     """Functions whose ACS was on, as far as they implement it."""
+    alone: frozenset[Address] = _NONE
+    """Functions that the kernel did not know yet to be one of several in their slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class World:
                 override=mine.override or its.override,
                 off=mine.off | its.off,
                 on=mine.on | its.on,
+                alone=mine.alone | its.alone,
             ),
         )
 
@@ -72,6 +75,11 @@ class AcsAtGrouping(AcsModel):
     """Verdicts that take some functions for what they were when they were grouped."""
 
     then: dict[Address, PciFunction] = field(default_factory=dict)
+    alone: frozenset[Address] = _NONE
+
+    def multifunction(self, function: PciFunction) -> bool:
+        """``pdev->multifunction`` as it was then."""
+        return function.address not in self.alone and super().multifunction(function)
 
     def _judge(self, function: PciFunction) -> AcsVerdict:
         return super()._judge(self.then.get(function.address, function))

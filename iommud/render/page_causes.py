@@ -62,6 +62,10 @@ CAUSE_MEANINGS: Mapping[CauseId, str] = {
         "When an IOMMU registers, the kernel walks over all functions. It passed by one to which a driver was just "
         "being bound, and the driver works without the IOMMU."
     ),
+    CauseId.LATE_MULTIFUNCTION: (
+        "The functions of a device that is plugged in are grouped one by one as they are found, and the kernel notes "
+        "only afterwards that a further one belongs to a device with several. So it did not look at the others."
+    ),
     CauseId.ACS_CHANGED_SINCE: (
         "A reset, a resume, a program or firmware changed the ACS registers after the groups had been made. The groups "
         "show what the registers held then."

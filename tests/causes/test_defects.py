@@ -166,6 +166,7 @@ def test_somebody_about_to_upgrade_to_6_16_2_is_told_of_what_awaits() -> None:
         "acs-on-breaks-switches",
         "aspeed-bridge-alias",
         "groups-never-joined",
+        "late-multifunction",
         "probe-pass-abandoned",
         "registration-race",
         "smmuv3-shared-stream",

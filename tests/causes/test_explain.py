@@ -75,6 +75,15 @@ def behind_a_host_bridge(kernel: str) -> Machine:
     return machine
 
 
+def two_functions(bit: bool | None) -> Machine:
+    """A device of two functions without ACS in a port with ACS; whether function 1 says that there are several."""
+    machine = Machine(kernel="6.12")
+    machine.root_port("00:02.0", to=1, acs=ON, driver="pcieport", class_code=0x060400)
+    machine.endpoint("01:00.0", mf=True, driver="e1000e", class_code=0x020000)
+    machine.endpoint("01:00.1", mf=bit, driver="e1000e", class_code=0x020000)
+    return machine
+
+
 def without_port_driver() -> Machine:
     machine = thread()
     machine.change("00:02.0", driver=None)
@@ -97,6 +106,7 @@ def no_iommu_group(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, functions=functions, groups={**snapshot.groups, 9: group})
 
 
+PLUGGED = ("pci 0000:01:00.0: Adding to iommu group 1", "pci 0000:01:00.1: Adding to iommu group 2")
 DT = {"device_tree": tree(MAP)}
 
 # Cause; a machine that has it; the same, or nearly, without it.
@@ -210,6 +220,16 @@ CASES: list[tuple[CauseId, Callable[[], Snapshot], Callable[[], Snapshot]]] = [
         CauseId.PROBE_ORDER,  # the numbers say that the parents came first, and then they would be together
         lambda: seen(thread(), "02:00.0 | 00:02.0 01:00.0", iommu=VIRTIO, tables=VIOT),
         lambda: seen(thread(), "00:02.0 01:00.0 | 02:00.0", iommu=VIRTIO, tables=VIOT),
+    ),
+    (
+        CauseId.LATE_MULTIFUNCTION,
+        lambda: seen(two_functions(None), "00:02.0 | 01:00.0 | 01:00.1", log=PLUGGED),
+        lambda: seen(two_functions(True), "00:02.0 | 01:00.0 | 01:00.1", log=PLUGGED),
+    ),
+    (
+        CauseId.LATE_MULTIFUNCTION,
+        lambda: seen(two_functions(False), "00:02.0 | 01:00.0 | 01:00.1", log=PLUGGED),
+        lambda: seen(two_functions(False), "00:02.0 | 01:00.0 | 01:00.1"),
     ),
     *(
         (

@@ -24,6 +24,7 @@ CAUSES = {
     "6.12-amd64-virtio-two-e1000-rp-q10.0": "virtio-endpoint-unknown",
     "6.12-arm64-smmuv3-two-e1000-rp-acpi-q7.2": "smmuv3-stream-conflict",
     "6.12-arm64-virtio-seed-q7.2": "virtio-endpoint-unknown",
+    "6.12-amd64-intel-two-functions-q10": "late-multifunction",
     "6.16-amd64-virtio-two-nics-1-2-q7.2": "pass-abandoned virtio-endpoint-unknown",
     "6.16.3-amd64-virtio-founding-q7.2": "virtio-instance-lookup",
     "6.16.3-arm64-virtio-founding-slot-1-dt-q7.2": "virtio-endpoint-unknown virtio-instance-lookup",
