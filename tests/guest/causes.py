@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.guest.boot import Outcome
 from tests.guest.judge import Result
 from tests.guest.machine import Cell, Iommu, memory
+from tests.guest.steps import added
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,12 @@ class Reason:
 def _tells(result: Result, *words: str) -> bool:
     """Whether the guest's console bears a reason out."""
     return all(any(word in line for line in result.console) for word in words)
+
+
+def _came_later(cell: Cell, result: Result) -> bool:
+    """Whether a function beyond the first was plugged in, and is there in the end."""
+    beyond = {str(device.function) for device in added(cell.steps) if device.function}
+    return bool(beyond) and beyond <= {one.rpartition(".")[2] for group in result.groups for one in group}
 
 
 REASONS = (
@@ -43,6 +51,13 @@ REASONS = (
         lambda cell, result: (
             cell.iommu is Iommu.SMMUV3 and _tells(result, "Internal error: Oops - BUG", "arm_smmu_write_strtab_ent")
         ),
+    ),
+    Reason(
+        lambda _: (
+            "QEMU shows a guest a function beyond the first when function 0 of its slot comes: after the first hot plug"
+            " there was nothing to see, after the second both were there."
+        ),
+        lambda cell, result: result.outcome == Outcome.DONE and _came_later(cell, result),
     ),
 )
 
