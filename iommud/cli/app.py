@@ -12,6 +12,7 @@ from iommud.cli.options import (
     COLOUR,
     KERNEL,
     OUTPUT,
+    PLACE,
     PROCFS,
     QUIET,
     SHOW_FORMAT,
@@ -140,6 +141,7 @@ def check(
 
 @app.command()
 def tree(
+    place: PLACE = None,
     source: SOURCE = None,
     sysfs: SYSFS = "/sys",
     procfs: PROCFS = "/proc",
@@ -149,16 +151,14 @@ def tree(
     colour: COLOUR = Colour.AUTO,
 ) -> int:
     """Draw the PCI topology with actual and expected groups, ACS, and what is wrong."""
-    from iommud.cli.showing import Machine, show_tree
+    from iommud.cli.showing import Machine, one_source, show_tree
 
-    return show_tree(Machine(source, sysfs, procfs, kernel, wake), format_, colour)
+    return show_tree(Machine(one_source(place, source), sysfs, procfs, kernel, wake), format_, colour)
 
 
 @app.command()
 def graph(
-    place: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: this machine.")
-    ] = None,
+    place: PLACE = None,
     source: SOURCE = None,
     sysfs: SYSFS = "/sys",
     procfs: PROCFS = "/proc",
@@ -174,13 +174,14 @@ def graph(
 ) -> int:
     """Draw a picture of the topology: groups as areas, ties with their reasons, findings marked."""
     from iommud.cli.drawing import draw
-    from iommud.cli.showing import Machine
+    from iommud.cli.showing import Machine, one_source
 
-    return draw(Machine(source or place, sysfs, procfs, kernel, wake), format_, output, everything=everything)
+    return draw(Machine(one_source(place, source), sysfs, procfs, kernel, wake), format_, output, everything=everything)
 
 
 @app.command()
 def groups(
+    place: PLACE = None,
     source: SOURCE = None,
     sysfs: SYSFS = "/sys",
     procfs: PROCFS = "/proc",
@@ -190,9 +191,9 @@ def groups(
     colour: COLOUR = Colour.AUTO,
 ) -> int:
     """List the groups with their members, and the functions that have none."""
-    from iommud.cli.showing import Machine, show_groups
+    from iommud.cli.showing import Machine, one_source, show_groups
 
-    return show_groups(Machine(source, sysfs, procfs, kernel, wake), format_, colour)
+    return show_groups(Machine(one_source(place, source), sysfs, procfs, kernel, wake), format_, colour)
 
 
 @app.command(epilog=SEPARATE_STATUSES)
@@ -267,9 +268,7 @@ def vfio(
 
 @app.command("what-if", epilog=WHAT_IF_STATUSES)
 def what_if(
-    place: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: this machine.")
-    ] = None,
+    place: PLACE = None,
     acs: Annotated[
         list[str] | None,
         typer.Option("--acs", metavar="on|off[=BDF]", help="Switch ACS everywhere, or at BDF; may be repeated."),
@@ -307,7 +306,7 @@ def what_if(
 ) -> int:
     """Compute what the groups would be with other facts, and what that would allow or forbid; nothing is changed."""
     from iommud.cli.imagining import Wishes, run_what_if
-    from iommud.cli.showing import Machine
+    from iommud.cli.showing import Machine, one_source
 
     wishes = Wishes(
         acs=tuple(acs or ()),
@@ -318,7 +317,7 @@ def what_if(
         cmdline=tuple(cmdline or ()),
         probe_order=probe_order,
     )
-    machine = Machine(source or place, sysfs, procfs, None, wake)
+    machine = Machine(one_source(place, source), sysfs, procfs, None, wake)
     return run_what_if(machine, wishes, format_, output, colour, verbose=verbose)
 
 
@@ -354,9 +353,7 @@ def defects(
 
 @app.command()
 def capture(
-    place: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A directory or archive; default: here.")
-    ] = None,
+    place: PLACE = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Archive to write; - is stdout.")
     ] = None,
@@ -369,16 +366,14 @@ def capture(
 ) -> int:
     """Write what check reads into an archive for a bug report; serial numbers and the like are blanked."""
     from iommud.cli.capturing import run_capture
-    from iommud.cli.showing import Machine
+    from iommud.cli.showing import Machine, one_source
 
-    return run_capture(Machine(source or place, sysfs, procfs, None, wake), output, format_, quiet=quiet)
+    return run_capture(Machine(one_source(place, source), sysfs, procfs, None, wake), output, format_, quiet=quiet)
 
 
 @app.command()
 def reproduce(
-    place: Annotated[
-        str | None, typer.Argument(metavar="[CAPTURE]", help="A directory or archive; - is stdin; default: here.")
-    ] = None,
+    place: PLACE = None,
     qemu: Annotated[
         str | None, typer.Option("--qemu", metavar="VERSION", help="The QEMU that is to run it; default: 10.0.")
     ] = None,
@@ -392,6 +387,6 @@ def reproduce(
 ) -> int:
     """Print the QEMU command line that rebuilds a captured machine's buses and IOMMU, and what it cannot carry over."""
     from iommud.cli.reproducing import show_reproduction
-    from iommud.cli.showing import Machine
+    from iommud.cli.showing import Machine, one_source
 
-    return show_reproduction(Machine(source or place, sysfs, procfs, kernel, wake), qemu, format_, output)
+    return show_reproduction(Machine(one_source(place, source), sysfs, procfs, kernel, wake), qemu, format_, output)

@@ -52,6 +52,10 @@ class DiffFormat(enum.StrEnum):
 
 SYSFS = Annotated[str, typer.Option("--path.sysfs", metavar="DIR", help="Where sysfs is mounted.")]
 PROCFS = Annotated[str, typer.Option("--path.procfs", metavar="DIR", help="Where procfs is mounted.")]
+PLACE = Annotated[
+    str | None,
+    typer.Argument(metavar="[SOURCE]", help="A directory or archive; - is stdin; default: this machine."),
+]
 SOURCE = Annotated[
     str | None,
     typer.Option("--source", metavar="SOURCE", help="A directory or archive instead of this machine; - is stdin."),
@@ -68,7 +72,7 @@ OUTPUT = Annotated[
 VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Show the evidence.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no text for a machine that is right.")]
 COLOUR = Annotated[Colour, typer.Option("--color", help="When to colour; NO_COLOR counts for auto.")]
-SHOW_FORMAT = Annotated[ShowFormat, typer.Option("--format", help="Text for people or JSON for programs.")]
+SHOW_FORMAT = Annotated[ShowFormat, typer.Option("--format", "-f", help="Text for people or JSON for programs.")]
 LISTEN = Annotated[
     list[str] | None,
     typer.Option(

@@ -40,6 +40,13 @@ class Machine:
         )
 
 
+def one_source(place: str | None, option: str | None) -> str | None:
+    """The source that an argument or ``--source`` names. Raises typer.BadParameter if both do."""
+    if place is not None and option is not None:
+        raise typer.BadParameter("name the source as an argument or by --source, not twice")
+    return option if place is None else place
+
+
 def show_tree(machine: Machine, format_: ShowFormat, colour: Colour) -> int:
     """Draw the topology."""
     from iommud.render.data import tree_data

@@ -37,6 +37,23 @@ def test_the_tree_as_data_nests_functions_below_their_bridges(capsys: Capture) -
     assert "0000:02:00.0" in json.dumps(data(capsys, "tree", "--source", THREAD))
 
 
+@pytest.mark.parametrize("verb", ["tree", "groups", "graph"])
+def test_the_source_is_an_argument_or_an_option(verb: str, capsys: Capture) -> None:
+    assert shown(capsys, verb, THREAD) == shown(capsys, verb, "--source", THREAD)
+
+
+@pytest.mark.parametrize("verb", ["tree", "groups", "graph", "capture", "reproduce", "what-if"])
+def test_two_sources_are_wrong_usage(verb: str, capsys: Capture) -> None:
+    assert call(verb, THREAD, "--source", THREAD) == 2
+    assert "not twice" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("verb", ["tree", "groups", "capture", "reproduce", "what-if", "graph", "defects"])
+def test_every_format_can_be_asked_for_in_short(verb: str, capsys: Capture) -> None:
+    assert call(verb, "--help") == 0
+    assert "--format, -f" in capsys.readouterr().out.replace("-f, --format", "--format, -f")
+
+
 def test_groups_lists_the_functions_without_one_too(capsys: Capture) -> None:
     text = shown(capsys, "groups", "--source", THREAD)
 
