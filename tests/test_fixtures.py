@@ -49,6 +49,8 @@ class Expected:
     wrong: tuple[Wrong, ...] = ()
     without: str = ""
     ungrouped: str = ""
+    wide: str = ""
+    """A group of the kernel's that could be several, which is not wrong."""
 
 
 def ungrouped(devices: str, severity: str = "critical") -> Wrong:
@@ -70,6 +72,10 @@ KNOWN = {
     "6.1-amd64-amd-seed-q7.2": Expected(without="00:01.0"),
     "6.1-arm64-smmuv3-no-port-acpi-q7.2": Expected(without="00:00.0"),
     "6.1-arm64-smmuv3-two-e1000-rp-q7.2": Expected((ungrouped("02:02.0"),), "00:00.0", "02:02.0"),
+    "6.12-amd64-intel-acs-off-since-q7.2": Expected(
+        wrong=(Wrong("isolation-split", "critical", "00:02.0 01:00.0 02:00.0"),),
+    ),
+    "6.12-arm64-smmuv3-acs-on-since-q7.2": Expected(without="00:00.0", wide="00:02.0 01:00.0 02:01.0"),
     "6.12-amd64-amd-two-e1000-rp-q7.2": Expected(without="00:01.0"),
     "6.12-amd64-intel-pxb-bypass-q7.2": Expected(without="40:00.0 41:00.0"),
     "6.12-amd64-intel-two-functions-q10": Expected((Wrong("isolation-split", "critical", "01:00.0 01:00.1"),)),
@@ -178,7 +184,19 @@ def test_functions_without_a_group_are_told_apart(name: str) -> None:
     assert [str(address) for address, _ in report.without] == sorted(addresses(known.without))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not KNOWN.get(name, Expected()).wrong])
+RIGHT = [name for name in NAMES if not (KNOWN.get(name, Expected()).wrong or KNOWN.get(name, Expected()).wide)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_that_could_be_several_are_those_known(name: str) -> None:
+    merged = [one for one in report_of(name).findings if one.kind == "merged"]
+
+    assert [" ".join(map(str, one.devices)) for one in merged] == [
+        " ".join(addresses(group)) for group in [KNOWN.get(name, Expected()).wide] if group
+    ]
+
+
+@pytest.mark.parametrize("name", RIGHT)
 def test_where_nothing_is_wrong_the_kernel_groups_as_expected(name: str) -> None:
     report = report_of(name)
 
