@@ -180,9 +180,12 @@ class Service:
         return None if bridge is None else f"its scope names {bridge} with all that is below"
 
     def scoped_in_unit(self, unit: DmarUnit) -> Mapping[Address, bool]:
-        """The existing functions that a unit's scope names; True: with all that is below."""
+        """The existing functions that a unit's scope names; True: with all that is below, by one of the entries."""
         if id(unit) not in self._scoped:
-            self._scoped[id(unit)] = dict(self.scoped(unit.segment, unit.scopes))
+            found: dict[Address, bool] = {}
+            for address, whole in self.scoped(unit.segment, unit.scopes):
+                found[address] = whole or found.get(address, False)
+            self._scoped[id(unit)] = found
         return self._scoped[id(unit)]
 
     def scoped(self, segment: int, scopes: tuple[DeviceScope, ...]) -> Iterator[Scoped]:

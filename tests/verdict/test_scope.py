@@ -91,6 +91,7 @@ def behind_a_port() -> Machine:
     ("entry", "covered"),
     [
         (scope(BRIDGE, 0, (1, 0)), "00:01.0 01:00.0 02:00.0 03:00.0"),
+        (scope(BRIDGE, 0, (1, 0)) + scope(ENDPOINT, 0, (1, 0)), "00:01.0 01:00.0 02:00.0 03:00.0"),
         (scope(BRIDGE, 0, (1, 0), (0, 0), (0, 0)), "02:00.0 03:00.0"),
         (scope(ENDPOINT, 0, (1, 0), (0, 0), (0, 0), (0, 0)), "03:00.0"),
         (scope(ENDPOINT, 3, (0, 0)), "03:00.0"),
@@ -104,6 +105,7 @@ def behind_a_port() -> Machine:
     ],
     ids=[
         "subtree of the port",
+        "subtree of the port, which is named again by itself",
         "subtree down a path",
         "function down a path",
         "bus given directly",
