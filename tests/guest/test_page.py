@@ -11,11 +11,13 @@ import pytest
 
 from tests.guest import run
 from tests.guest.boot import Boot, Outcome
+from tests.guest.cells import HOT_PLUG_ELSEWHERE
 from tests.guest.channel import Channel, Sent
 from tests.guest.differences import UNEXPLAINED, is_explained, unexplained
 from tests.guest.image import source_digest
 from tests.guest.judge import Explained, Result, explained_in, judge, judge_again, telling_lines
 from tests.guest.machine import Cell, Iommu
+from tests.guest.matrix import LIST
 from tests.guest.page import class_of, page, row
 from tests.guest.progress import State
 from tests.guest.steps import NOTHING_CAME
@@ -23,6 +25,7 @@ from tests.guest.steps import NOTHING_CAME
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "captures"
 A, B, C = (Cell(kernel=kernel, topology="founding", iommu=Iommu.INTEL) for kernel in ("5.10", "6.1", "6.12"))
 SMMU = Cell(kernel="5.10", topology="two-nics-1-2", iommu=Iommu.SMMUV3)
+TWO = HOT_PLUG_ELSEWHERE["6.12-amd64-intel-empty-port-q10-two-functions"]
 SMALL = Cell(kernel="6.12", topology="founding", iommu=Iommu.INTEL, memory=128)
 ORDER = Explained(
     kind="split",
@@ -102,6 +105,8 @@ BUG = "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP"
         (A, ended(A, "out-of-memory", "Out of memory and no killable processes..."), False),
         (SMALL, ended(SMALL, "hang"), False),
         (A, replace(good(A), notes=("host: ok", NOTHING_CAME)), False),
+        (TWO, replace(good(TWO), notes=("host: ok", NOTHING_CAME), groups=(("0000:01:00.0", "0000:01:00.1"),)), True),
+        (TWO, replace(good(TWO), notes=("host: ok", NOTHING_CAME), groups=(("0000:01:00.0",),)), False),
         (A, replace(good(A), notes=("host: Bus 'pcie.0' does not support hotplugging", NOTHING_CAME)), True),
     ],
 )
@@ -229,3 +234,13 @@ def test_the_page_is_made_anew_from_what_is_kept(
     assert "### [probe-order](causes/probe-order.md)" in (tmp_path / "page.md").read_text()
     assert f"1 of 2 cells judged; not booted: {B.name}" in capsys.readouterr().err
     assert State(results / "matrix.jsonl").read()[A.name].findings == ("alias-split",)
+
+
+def test_the_committed_page_has_every_cell_and_explains_each() -> None:
+    text = run.PAGE.read_text(encoding="utf-8")
+    table = text.partition("## All cells")[2]
+
+    assert UNEXPLAINED not in text
+    assert len([line for line in table.splitlines() if line.startswith("| ")]) - 1 == len(
+        LIST.read_text(encoding="utf-8").split()
+    )
