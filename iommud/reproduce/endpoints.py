@@ -26,6 +26,10 @@ IO_WINDOWS = 8
 """Bridges below which functions may have I/O ports: windows are 4 KiB, and SeaBIOS has room for nine of them."""
 _MOST_IGB_FUNCTIONS = 7
 _IGBS_OF_A_DEVICE = 2
+_LAST_IGB = 0xFF - 0x80 - 2 * 7
+"""Device and function number up to which an igb has room on its bus for eight virtual functions at every other number
+from 0x80 behind it on; QEMU refuses one further up (``VF addr overflows``)."""
+_LAST = 0xFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ class Endpoints:
             function=function.address.function,
             captured=function.address,
             about=about(function),
-            options=_options(model, function, self._count(function) if model is NVME and alone else 0),
+            options=_options(model, function, self._count(function) if self._is_nvme(model, function, alone) else 0),
             exact=model in identical((function.vendor, function.device), function.class_high),
             virtual=self._carried_virtual(function, model, alone=alone),
         )
@@ -135,7 +139,7 @@ class Endpoints:
         """Models in the order of preference."""
         ids = (function.vendor, function.device)
         # An igb has its virtual functions at every other number, so that a third one has no room.
-        igb_fits = function.address.function < _IGBS_OF_A_DEVICE
+        igb_fits = function.address.function < _IGBS_OF_A_DEVICE and function.address.devfn <= _LAST_IGB
         if wanted.virtual and wanted.virtual <= _MOST_IGB_FUNCTIONS and ids != NVME.ids and igb_fits:
             yield IGB
         elif wanted.virtual:
@@ -149,6 +153,10 @@ class Endpoints:
 
     def _may_use_io(self, where: Where) -> bool:
         return where.root or where.id in self._io_buses or len(self._io_buses) < IO_WINDOWS
+
+    def _is_nvme(self, model: Model, function: PciFunction, alone: bool) -> bool:
+        """Whether it is one with room for its virtual functions: they follow it number by number, on its bus."""
+        return model is NVME and alone and function.address.devfn + self._count(function) <= _LAST
 
     def _note(self, kind: OmissionKind, text: str, function: PciFunction) -> None:
         self.notes.add(kind, text, function.address)
@@ -167,8 +175,7 @@ class Endpoints:
         found = self.virtual.get(function.address, ())
         if not found:
             return ()
-        # An nvme's virtual functions follow it number by number, and would run into its siblings.
-        if model is IGB or (model is NVME and alone):
+        if model is IGB or self._is_nvme(model, function, alone):
             return found
         self.notes.add(OmissionKind.FUNCTION, f"virtual functions, which {model.name} cannot have there", *found)
         return ()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -43,11 +44,21 @@ class Roots:
         expanders: list[PciFunction] = []
         if first is not None:
             functions = roots.pop(first)
-            expanders = [one for one in functions if (one.vendor, one.device) == BRIDGE_IDS[EXPANDER]]
+            expanders = list(self._expanders_of(functions))
+            self._slots.update({one.address.device: () for one in expanders})  # kept from what is moved
             self._first_bus(first, [one for one in functions if one not in expanders])
         self._add_expanders(roots, expanders)
         self._add_iommu()
         return tuple(one for number in sorted(self._slots) for one in self._slots[number])
+
+    def _expanders_of(self, functions: list[PciFunction]) -> Iterator[PciFunction]:
+        """The captured expanders that can stay: alone in a slot where the board has nothing, as QEMU plugs them."""
+        shared = Counter(one.address.device for one in functions)
+        for one in functions:
+            alone = shared[one.address.device] == 1 and not one.address.function
+            free = alone and one.address.device not in self._taken_slots
+            if free and (one.vendor, one.device) == BRIDGE_IDS[EXPANDER]:
+                yield one
 
     def _root_buses(self) -> dict[BusId, list[PciFunction]]:
         found: dict[BusId, list[PciFunction]] = {}
@@ -75,10 +86,14 @@ class Roots:
             self._merge_chipset(chipset, where)
             taken += chipset
         grown = self.grower.slots([one for one in own if one not in taken], where)
-        taken_slots = {_HOST_DEVICE, CHIPSET_DEVICE} if self._has_chipset else {_HOST_DEVICE}
-        self._slots.update({number: parts for number, parts in grown.items() if number not in taken_slots})
-        for number in sorted(taken_slots & grown.keys()):
+        self._slots.update({number: parts for number, parts in grown.items() if number not in self._taken_slots})
+        for number in sorted(self._taken_slots & grown.keys()):
             self._moved(grown[number])
+
+    @property
+    def _taken_slots(self) -> frozenset[int]:
+        """Those where the board has functions of its own."""
+        return frozenset({_HOST_DEVICE, CHIPSET_DEVICE} if self._has_chipset else {_HOST_DEVICE})
 
     @property
     def _has_chipset(self) -> bool:
@@ -152,7 +167,7 @@ class Roots:
             root_bus=bus[1] if bus is not None and bus[0] == 0 else 0,
             below=below,
         )
-        self._slots[place[0]] = (*self._slots.get(place[0], ()), part)
+        self._slots[place[0]] = (part,)
 
     def _note_domain(self, bus: BusId, functions: list[PciFunction]) -> None:
         if bus[0]:

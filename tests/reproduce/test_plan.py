@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,24 @@ def test_many_virtual_functions_need_an_nvme() -> None:
     assert any(one.model == "nvme-subsys" for one in found.devices)
 
 
+@pytest.mark.parametrize(
+    ("place", "count", "model", "carried"),
+    [("0e.0", 7, "igb", 7), ("0f.0", 7, "nvme", 7), ("1e.0", 15, "nvme", 15), ("1e.0", 16, "nvme", 0)],
+)
+def test_virtual_functions_stay_on_the_bus_of_the_physical_one(
+    place: str, count: int, model: str, carried: int
+) -> None:
+    machine = thread(ON)
+    machine.endpoint(f"00:{place}", ids="8086:1572", class_code=0x020000)
+    for number in range(count):
+        machine.vf(f"70:{number >> 3:02x}.{number & 7}", of=f"00:{place}")
+    found = rebuilt(machine)
+
+    assert device(found, f"00:{place}").model == model
+    assert found.virtual_functions == ({Address.parse(f"00:{place}"): carried} if carried else {})
+    assert {one.bus for captured, one in found.addresses.items() if captured.bus == 0x70} <= {0}
+
+
 def test_io_windows_are_not_used_up() -> None:
     machine = Machine()
     for number in range(2, 14):
@@ -414,6 +433,38 @@ def test_expanders_that_were_captured_stay_where_they_are() -> None:
 
     assert "addr=8.0,bus_nr=64" in str(device(found, "00:08.0").argument)
     assert "addr=9.0,bus_nr=66" in str(device(found, "00:09.0").argument)
+
+
+def places(found: Reproduction) -> list[str]:
+    """Bus and address of everything that is plugged in; QEMU refuses to start with one of them twice."""
+    arguments = (str(one.argument) for one in found.devices)
+    return [place[0] for text in arguments if (place := re.search(r"bus=[^,]+,addr=[^,]+", text)) is not None]
+
+
+def test_nothing_is_moved_to_the_slot_of_an_expander_that_was_captured() -> None:
+    machine = thread(ON)
+    machine.conventional("00:1e.0", ids="1b36:000b", **HOST)
+    machine.root_port("00:1f.0", to=0x60, acs=ON, **BRIDGE)
+    machine.root_port("40:00.0", to=0x41, acs=ON, **BRIDGE)
+    machine.root_port("50:00.0", to=0x51, acs=ON, **BRIDGE)
+    found = rebuilt(machine)
+
+    assert "addr=1e.0" in str(device(found, "00:1e.0").argument)
+    assert "addr=1d.0" in str(device(found, "00:1f.0").argument)
+    assert len(places(found)) == len(set(places(found)))
+
+
+@pytest.mark.parametrize(("place", "beside"), [("01.0", "01.1"), ("01.1", "01.2"), ("1f.0", "01.0"), ("00.0", "01.0")])
+def test_an_expander_that_could_not_be_plugged_in_so_is_none(place: str, beside: str) -> None:
+    machine = thread(ON)
+    machine.conventional(f"00:{place}", ids="1b36:000b", **HOST)
+    machine.conventional(f"00:{beside}", ids=OTHER)
+    machine.root_port("40:00.0", to=0x41, acs=ON, **BRIDGE)
+    found = rebuilt(machine)
+
+    assert device(found, f"00:{place}").model != "pxb-pcie"
+    assert "addr=1e.0,bus_nr=64" in str([one.argument for one in found.devices if one.model == "pxb-pcie"])
+    assert len(places(found)) == len(set(places(found)))
 
 
 def test_a_root_bus_that_no_iommu_serves_is_passed_by() -> None:
