@@ -120,6 +120,8 @@ def check(
     if expect is not None:
         from iommud.cli.expecting import read_expectation
 
+        if expect == "-" and "-" in (*(sources or []), *(more_sources or [])):
+            raise typer.BadParameter("only one thing can come from standard input", param_hint="--expect")
         expectation = read_expectation(expect)
     options = CheckOptions(
         sysfs=sysfs,

@@ -72,3 +72,9 @@ def test_a_file_that_cannot_be_meant_is_wrong_usage_and_named(
     said = " ".join(capsys.readouterr().err.split())
     assert f"{wanted}" in said
     assert problem in said
+
+
+@pytest.mark.parametrize("source", [("-",), ("--source", "-"), (SWITCH, "-")])
+def test_standard_input_is_read_for_one_thing_only(source: tuple[str, ...], capsys: Capture) -> None:
+    assert call("check", *source, "--expect", "-") == 2
+    assert "only one thing can come from standard input" in " ".join(capsys.readouterr().err.split())
