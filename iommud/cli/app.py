@@ -39,8 +39,8 @@ VFIO_STATUSES = """\
 Exit status: 0 assignable and safe (without BDF: no group is unsafe); 1 not; 2 wrong usage; 3 could not judge; \
 4 the source could not be read."""
 SEPARATE_STATUSES = """\
-Exit status: 0; with --separate: 0 they are apart, or a change would isolate them from each other; 1 nothing that is \
-known does; 3 facts are missing, or the search hit its limit."""
+Exit status: 0; with --separate: 0 they are apart, could be, or a change would isolate them from each other; 1 nothing \
+that is known does; 3 facts are missing, or the search hit its limit."""
 WHAT_IF_STATUSES = """\
 Exit status: 0 computed; 2 wrong usage, or a change that this machine cannot undergo; 3 facts are missing that decide, \
 or the machine could not be judged; 4 the source could not be read."""

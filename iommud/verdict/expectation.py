@@ -46,8 +46,9 @@ class Expectation:
     def of_list(cls, text: str, source: str) -> Expectation:
         """Groups written one on each line, as addresses apart by white space; ``#`` begins a comment.
 
-        A line that begins with ``without`` names functions that should have no group. Raises ValueError, with the
-        line's number, for what is no address, and for a function that is named twice.
+        A line that begins with ``without`` names functions that should have no group. Raises ValueError for a list
+        that names no function, as one that was cut off on its way, and with the line's number for what is no address
+        and for a function that is named twice.
         """
         groups: list[Group] = []
         without: set[Address] = set()
@@ -64,6 +65,8 @@ class Expectation:
                 without.update(members)
             elif members:
                 groups.append(frozenset(members))
+        if not seen:
+            raise ValueError("names no function")
         return cls(source=source, groups=canonical(groups), without=frozenset(without))
 
 

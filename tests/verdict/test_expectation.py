@@ -51,13 +51,12 @@ def test_a_machine_is_as_its_own_report_wants_it(path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "# nothing but a comment\n\n",
+        "# a comment\n\n00:00.0",
         "00:00.0",
         "02:00.0 00:02.0 01:00.0 # in any order",
         "0000:00:1f.0\t00:1f.2  00:1f.3\r\n00:00.0\n",
         "without 00:1a.0",
-        "without",
+        "without\n00:00.0",
     ],
 )
 def test_a_list_that_holds_gives_no_finding_and_binds_only_what_it_names(report: Report, text: str) -> None:
@@ -144,6 +143,8 @@ def test_a_function_that_no_report_analysed_counts_as_present(report: Report) ->
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("", "names no function"),
+        ("# nothing but a comment\nwithout\n", "names no function"),
         ("02:00.0\nnic", "line 2: 'nic' is not a PCI address like 0000:02:01.0"),
         ("02:00.0\n\n01:00.0 02:00.0", "line 3: 0000:02:00.0 is named twice"),
         ("02:00.0 02:00.0", "line 1: 0000:02:00.0 is named twice"),
