@@ -191,6 +191,13 @@ def test_the_page_shows_each_check_and_the_figures_that_there_are() -> None:
     assert "| server: CPU while nothing happens | not measured |\n" in text
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_page_has_each_check_and_says_that_it_holds(name: str) -> None:
+    text = (ROOT / "docs" / "guest-service.md").read_text(encoding="utf-8")
+
+    assert text.count(f"| {name} | holds |") == text.count("\n### ")
+
+
 @pytest.fixture(scope="module", params=SUITES)
 def session(request: pytest.FixtureRequest) -> dict[str, Checked]:
     """All checks in one guest."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def run_session(
             if wanted:
                 boot = _Boot(supplies, one, installed, directory, keep / f"console-{number}.log", keep)
                 results += boot.run(wanted, figures, say)
+    if not only:
+        figures["load"] = f"{os.getloadavg()[2]:.0f} on {os.cpu_count()} processors"
     return results, figures
 
 
