@@ -15,7 +15,7 @@ import iommud
 ROOT = Path(__file__).parent.parent
 SPDX = "# SPDX-License-Identifier: GPL-2.0-or-later"
 # What the set-up and the tools make; none of it is committed.
-MADE = {".git", ".venv", ".cache", "mutants", "__pycache__", "build", "dist", "node_modules"}
+MADE = {".git", ".venv", ".cache", "mutants", ".hypothesis", "__pycache__", "build", "dist", "node_modules"}
 LONGEST_MODULE = 400
 
 
