@@ -318,7 +318,7 @@ def test_every_answer_separates_and_none_is_larger_than_need_be(machine: Machine
         assert len(answer.changes) <= LARGEST
         fewer = (tuple(one) for size in range(1, len(answer.changes)) for one in combinations(answer.changes, size))
         if answer.real and not any(isinstance(one, BootKernel) for one in answer.changes):
-            assert not any(holds(before, one, ends) for one in fewer)
+            assert not any(isolates(before, one, ends) for one in fewer)
 
 
 def switchable() -> st.SearchStrategy[Machine]:
