@@ -5,8 +5,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from sys import UnraisableHookArgs
 
 EXIT_USAGE = 2
 EXIT_TROUBLE = 4
@@ -19,11 +24,15 @@ _COLLECT_AFTER = 300_000
 The interpreter's own 700 cost a tenth of the check of 10,000 functions; the daemon still has its memory collected.
 """
 
+_AGAIN_AFTER = 0.01
+"""Seconds after which an interrupt that was lost comes again."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: expected trouble is one line on standard error, never a traceback."""
     gc.set_threshold(_COLLECT_AFTER)
     _occupy_streams()
+    _heed_interrupts()
     status = 0
     try:
         status = _run(arguments)
@@ -47,6 +56,30 @@ def _occupy_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - as low as a descriptor, for good
+
+
+def _heed_interrupts() -> None:
+    """Let no Ctrl-C be lost that comes while the interpreter runs a callback which nothing can leave.
+
+    The import system has such callbacks (``_get_module_lock()``, importlib/_bootstrap.py), and verbs import late.
+    """
+    earlier = sys.unraisablehook
+    if not isinstance(earlier, _Heeding):
+        sys.unraisablehook = _Heeding(earlier)
+
+
+class _Heeding:
+    """Has a lost interrupt come again, and leaves all else to the earlier hook."""
+
+    def __init__(self, earlier: Callable[[UnraisableHookArgs], object]) -> None:
+        self._earlier = earlier
+
+    def __call__(self, found: UnraisableHookArgs) -> None:
+        if found.exc_type is not KeyboardInterrupt:
+            self._earlier(found)
+            return
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -287,6 +287,33 @@ def test_ctrl_c_ends_work_without_a_word(jobs: str, machines: Machines) -> None:
     assert (status, out, err) == (130, "", "")
 
 
+LOSING = """
+import signal, sys, time, weakref
+from iommud import cli
+
+class Thing:
+    pass
+
+def callback(_):
+    signal.raise_signal(signal.SIGINT)
+
+def run(_):
+    thing = Thing()
+    reference = weakref.ref(thing, callback)
+    del thing
+    time.sleep(30)
+
+cli._run = run
+cli.main([])
+"""
+
+
+def test_ctrl_c_is_not_lost_in_a_callback_that_nothing_can_leave() -> None:
+    done = subprocess.run([sys.executable, "-c", LOSING], capture_output=True, text=True, check=False, timeout=20)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_ctrl_c_leaves_no_output_file_behind(tmp_path: Path, machines: Machines) -> None:
     arguments = ["check", machines["unreadable"], "-", "-o", str(tmp_path / "report")]
 
