@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -53,6 +53,8 @@ class Looker:
         self._events = f"{machine}/events"
         self._current = runtime / "current"
         self._kernel = kernel
+        # The daemon answers as soon as it has a report, and writes it down after that.
+        self._until(self._current.is_symlink)
 
     def look(self, *, changed: bool) -> None:
         """Send an event, of a function that came or went if the machine is to change."""
@@ -62,8 +64,12 @@ class Looker:
         # A new report is published twice, for the page takes longest.
         wanted = self._generation + (2 if changed else 1)
         self._kernel.sendto(f"{action} {self.function.name}".encode(), self._events)
+        self._until(lambda: self._generation >= wanted)
+
+    @staticmethod
+    def _until(happened: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while self._generation < wanted:
+        while not happened():
             if time.monotonic() > deadline:
                 raise RuntimeError("the daemon published nothing for two minutes")
             time.sleep(0.001)
